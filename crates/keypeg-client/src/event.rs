@@ -306,6 +306,9 @@ pub struct PolicyChanged {
     pub key_prefix: String,
     /// The maximum number of keys in the pool; null: only the limit of the server applies.
     pub max_keys: Option<u64>,
+    /// Whether the pool is draining: it grants no key.
+    #[serde(default)]
+    pub draining: bool,
 }
 
 /// A pool that was deleted.

@@ -25,6 +25,10 @@ pub struct Pool {
     pub key_prefix: String,
     /// The maximum number of keys in the pool; null: only the limit of the server applies.
     pub max_keys: Option<u64>,
+    /// Whether the pool is draining: it grants no key, and its leases run on.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schemars(required))]
+    pub draining: bool,
     /// Available keys.
     pub available: u64,
     /// Leased keys.
@@ -91,6 +95,10 @@ pub struct PolicyRequest {
     /// applies.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "nullable")]
     pub max_keys: Option<Option<u64>>,
+    /// Whether the pool is draining: it grants no key, waiting requests are refused, and leases run
+    /// on. Default of a new pool: false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draining: Option<bool>,
 }
 
 /// What must be so for a change of a pool.

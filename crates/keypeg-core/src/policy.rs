@@ -1,4 +1,4 @@
-//! A pool's policy: durations, the form of its keys, the limit of keys.
+//! A pool's policy: durations, the form of its keys, the limit of keys, whether it grants keys.
 //!
 //! A policy is validated here; an existing one is within its ranges, which are those of
 //! keypeg-fields. A change affects later grants and keep-alives, not running leases.
@@ -30,6 +30,8 @@ pub struct Policy {
     pub key_prefix: Box<str>,
     /// The limit of keys in the pool; `None` leaves only the server's limit.
     pub max_keys: Option<u64>,
+    /// Whether the pool is draining: it grants no key, and its leases run on.
+    pub draining: bool,
 }
 
 impl Default for Policy {
@@ -42,6 +44,7 @@ impl Default for Policy {
             key_length: 20,
             key_prefix: "".into(),
             max_keys: None,
+            draining: false,
         }
     }
 }
@@ -63,6 +66,8 @@ pub struct PolicyPatch {
     pub key_prefix: Option<Box<str>>,
     /// See [`Policy::max_keys`].
     pub max_keys: Option<Option<u64>>,
+    /// See [`Policy::draining`].
+    pub draining: Option<bool>,
 }
 
 /// A value out of its range.
@@ -83,6 +88,7 @@ impl Policy {
             key_length: patch.key_length.unwrap_or(self.key_length),
             key_prefix: patch.key_prefix.unwrap_or_else(|| self.key_prefix.clone()),
             max_keys: patch.max_keys.unwrap_or(self.max_keys),
+            draining: patch.draining.unwrap_or(self.draining),
         };
         policy.check()?;
         Ok(policy)

@@ -342,12 +342,16 @@ impl Pool {
         }
     }
 
-    /// Draws a uniformly random available key, and purges the due keys that it draws before.
+    /// Draws a uniformly random available key, and purges the due keys that it draws before. Draws
+    /// none while the pool is draining.
     fn draw_key(
         &mut self,
         shared: &mut SharedState,
         step: &mut StepContext<'_>,
     ) -> Result<SlotIndex, NotDrawn> {
+        if self.policy.draining && !enabled(Sabotage::GrantWhileDraining) {
+            return Err(NotDrawn::NoneAvailable);
+        }
         while let Some(slot) = self.available.draw(step.random) {
             if !step.now.is_purge_due(self.key_ends.deadline(slot, &self.slots)) {
                 return Ok(slot);
@@ -409,8 +413,10 @@ impl Pool {
             KeyCounts { leased: 0, resting: 0, .. } => NoKeyCause::AllQuarantined,
             _ => NoKeyCause::NoneFree,
         };
+        let cause = if self.policy.draining { NoKeyCause::Draining } else { cause };
         let next_hold_end_in_ms = self
             .next_hold_end_us()
+            .filter(|_| cause != NoKeyCause::Draining)
             .map(|at_us| at_us.saturating_sub(step.now.lease_us).div_ceil(US_PER_MS));
         self.activity.count_refusal(cause);
         Refusal::NoKey { cause, counts, next_hold_end_in_ms }

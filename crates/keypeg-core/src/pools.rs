@@ -134,7 +134,14 @@ impl Pools {
             let pool = &mut self.entries.get_mut(index).pool;
             let policy = pool.policy().with_patch(patch).map_err(Refusal::Invalid)?;
             pool.set_policy(policy.clone());
+            let draining = policy.draining && !enabled(Sabotage::ForgetPoolDrain);
+            let policy = Policy { draining, ..policy };
             step.facts.record(&Fact::PolicyChanged { pool: pool.id(), policy });
+            // A pool that drains now refuses its waiters, and one that no longer drains serves them.
+            if pool.waiter_count() > 0 {
+                pool.expire(&mut self.shared, step);
+            }
+            self.schedule(index);
             return Ok(false);
         }
         let policy = base.with_patch(patch).map_err(Refusal::Invalid)?;

@@ -17,12 +17,20 @@ pub enum NoKeyCause {
     AllQuarantined,
     /// The keys are in several of these states.
     NoneFree,
+    /// The pool is draining: it grants no key, whatever the states of its keys are.
+    Draining,
 }
 
 impl NoKeyCause {
     /// Every cause.
-    pub const ALL: [Self; 5] =
-        [Self::PoolEmpty, Self::AllLeased, Self::AllResting, Self::AllQuarantined, Self::NoneFree];
+    pub const ALL: [Self; 6] = [
+        Self::PoolEmpty,
+        Self::AllLeased,
+        Self::AllResting,
+        Self::AllQuarantined,
+        Self::NoneFree,
+        Self::Draining,
+    ];
 
     /// Returns the name of the cause, as metrics write it.
     pub fn as_str(self) -> &'static str {
@@ -32,6 +40,19 @@ impl NoKeyCause {
             Self::AllResting => "all_resting",
             Self::AllQuarantined => "all_quarantined",
             Self::NoneFree => "none_free",
+            Self::Draining => "draining",
+        }
+    }
+
+    /// Returns whether a request can wait for a key: time or a call on a key can make one available.
+    pub(crate) fn allows_wait(self) -> bool {
+        match self {
+            Self::PoolEmpty
+            | Self::AllLeased
+            | Self::AllResting
+            | Self::AllQuarantined
+            | Self::NoneFree => true,
+            Self::Draining => false,
         }
     }
 }
@@ -91,7 +112,8 @@ pub enum Refusal {
         cause: NoKeyCause,
         /// The number of keys in each state.
         counts: KeyCounts,
-        /// Milliseconds until the first lease or rest ends; `None` when no key is leased or rests.
+        /// Milliseconds until the first lease or rest ends; `None` when no key is leased or rests,
+        /// and when that makes no key available, because the pool is draining.
         next_hold_end_in_ms: Option<u64>,
     },
     /// A deadline has passed that this call depends on, and the disk is too full to record that. A

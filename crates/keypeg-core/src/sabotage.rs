@@ -53,6 +53,10 @@ pub enum Sabotage {
     ForgetLabel,
     /// A quarantine that begins when a lease ends is not recorded.
     ForgetDrain,
+    /// A draining pool grants its available keys.
+    GrantWhileDraining,
+    /// That a pool drains is not recorded.
+    ForgetPoolDrain,
     /// A keep-alive gives a deadline to a key without one.
     GiveDeadline,
     /// "No key" is returned although something in the pool is due.
@@ -94,7 +98,7 @@ impl Sabotage {
         Self::FollowWithoutChain,
     ];
     /// All defects of one server.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 33] = [
         Self::AnswerBeforeSync,
         Self::IgnoreFailedSync,
         Self::TrustUnprovenTail,
@@ -118,6 +122,8 @@ impl Sabotage {
         Self::ForgetGenerated,
         Self::ForgetLabel,
         Self::ForgetDrain,
+        Self::GrantWhileDraining,
+        Self::ForgetPoolDrain,
         Self::GiveDeadline,
         Self::FalseNone,
         Self::NewcomerFirst,

@@ -31,7 +31,7 @@ const SEEDS: u64 = 200;
 const STEPS: u32 = 400;
 const NAMES: [&str; 4] = ["default", "a", "b", "c"];
 /// Refusals and rare results that must occur, so that the runs are known to reach every case.
-const REFUSALS: [&str; 23] = [
+const REFUSALS: [&str; 24] = [
     "UnknownPool",
     "DefaultPool",
     "TooManyPools",
@@ -43,6 +43,7 @@ const REFUSALS: [&str; 23] = [
     "AllLeased",
     "AllResting",
     "AllQuarantined",
+    "Draining",
     "NoneFree",
     "UnknownKey",
     "ended: None",
@@ -704,7 +705,7 @@ impl Run {
         let duration = self.pick(&durations);
         let or_never = self.pick(&[None, Some(duration), Some(duration)]);
         let mut patch = PolicyPatch::default();
-        match self.random_below(8) {
+        match self.random_below(9) {
             0 | 1 => patch.lease_ttl_ms = Some(duration),
             2 => patch.max_hold_ms = Some(or_never),
             3 | 4 => patch.keepalive_ttl_ms = Some(or_never),
@@ -713,6 +714,7 @@ impl Run {
                 patch.key_length = Some(self.pick(&[16, 19, 20, 21, 128, 129]));
                 patch.key_prefix = Some(self.pick(&["".into(), "kp_".into()]));
             }
+            7 => patch.draining = Some(self.pick(&[true, false, false, false])),
             _ => patch.max_keys = Some(self.pick(&[None, Some(0), Some(1), Some(5), Some(30)])),
         }
         patch

@@ -1,5 +1,5 @@
 //! Waiting for a key with random calls: first come, first served; a step that makes a key available
-//! grants it in the same step; no waiter is refused early or wrongly. The tables are in
+//! grants it in the same step; no waiter is refused early or wrongly, unless the pool drains. The tables are in
 //! `keypeg-testkit/scripts/waiting.rs`.
 
 #[path = "support/journal.rs"]
@@ -8,9 +8,9 @@ mod journal;
 mod world;
 
 use keypeg_core::{
-    AcquireOptions, Borrower, Fact, Granted, IdHashKey, KeyId, KeyRef, LeaseId, Limits, Now,
-    Policy, PolicyPatch, Pool, PoolName, Pools, RandomSource, Refusal, ReleaseOptions, SharedState,
-    StepContext, US_PER_MS, WAITERS_MAX, WaitOptions, WaitOutcome, WaiterId,
+    AcquireOptions, Borrower, Fact, Granted, IdHashKey, KeyId, KeyRef, LeaseId, Limits, NoKeyCause,
+    Now, Policy, PolicyPatch, Pool, PoolName, Pools, RandomSource, Refusal, ReleaseOptions,
+    SharedState, StepContext, US_PER_MS, WAITERS_MAX, WaitOptions, WaitOutcome, WaiterId,
 };
 use keypeg_testkit::ScaledRandom;
 use std::collections::{HashMap, VecDeque};
@@ -57,6 +57,11 @@ struct Run {
     keys: Vec<KeyId>,
     served: usize,
     refused: usize,
+    /// Whether the pool drains now and then.
+    drains: bool,
+    draining: bool,
+    /// Waiters that were refused because the pool was draining.
+    drained: usize,
 }
 
 fn options() -> AcquireOptions<'static> {
@@ -77,6 +82,9 @@ impl Run {
             keys: vec![],
             served: 0,
             refused: 0,
+            drains: false,
+            draining: false,
+            drained: 0,
         };
         let policy = Policy { lease_ttl_ms: 50, keepalive_ttl_ms: None, ..Policy::default() };
         let (name, patch) = (PoolName::default_pool(), PolicyPatch::default());
@@ -107,12 +115,20 @@ impl Run {
     fn check_outcome(&mut self, outcome: WaitOutcome) {
         match outcome.outcome {
             Ok(granted) => {
+                assert!(!self.draining, "granted while the pool drains");
                 let first = self.queue.pop_front().expect("a request waits");
                 assert_eq!(outcome.waiter_id, first.waiter_id, "first come, first served");
                 let waited_us = self.now.lease_us - first.since_us;
                 assert_eq!(granted.waited_ms, waited_us / US_PER_MS);
                 self.lease(granted.lease.key_id, granted.lease.id);
                 self.served += 1;
+            }
+            Err(Refusal::NoKey { cause: NoKeyCause::Draining, next_hold_end_in_ms, .. }) => {
+                assert!(self.draining, "the pool does not drain");
+                assert_eq!(next_hold_end_in_ms, None, "no lease's end makes a key available");
+                let first = self.queue.pop_front().expect("a request waits");
+                assert_eq!(outcome.waiter_id, first.waiter_id, "refused in order");
+                self.drained += 1;
             }
             Err(refusal) => {
                 let is_refused = |waiting: &Waiting| waiting.waiter_id == outcome.waiter_id;
@@ -141,21 +157,34 @@ impl Run {
         });
         match granted {
             Ok(Some(Granted { lease, .. })) => {
+                assert!(!self.draining, "granted while the pool drains");
                 assert!(self.queue.is_empty(), "a new request was served before the waiters");
                 self.lease(lease.key_id, lease.id);
             }
             Ok(None) => {
+                assert!(!self.draining, "waits while the pool drains");
                 let since_us = self.now.lease_us;
                 let until_us = since_us + wait_ms * US_PER_MS;
                 self.queue.push_back(Waiting { waiter_id, since_us, until_us });
             }
-            Err(Refusal::NoKey { .. }) => assert_eq!(wait_ms, 0),
+            Err(Refusal::NoKey { cause, .. }) => {
+                assert_eq!(cause == NoKeyCause::Draining, self.draining);
+                assert!(wait_ms == 0 || self.draining, "it waits instead");
+            }
             Err(refusal) => assert_eq!(refusal, Refusal::Settling),
         }
     }
 
+    fn set_draining(&mut self, draining: bool) {
+        self.draining = draining;
+        let patch = PolicyPatch { draining: Some(draining), ..PolicyPatch::default() };
+        let (name, policy) = (PoolName::default_pool(), Policy::default());
+        self.step(|pools, step| pools.create_or_update(step, &name, &policy, patch))
+            .expect("a valid change");
+    }
+
     fn random_call(&mut self) {
-        match self.random.below(20) {
+        match self.random.below(if self.drains { 22 } else { 20 }) {
             0..6 => self.acquire(0),
             6..11 => {
                 let wait_ms = u64::from(self.random.below(40)) + 1;
@@ -188,6 +217,10 @@ impl Run {
             16 => {
                 self.step(Pools::expire);
             }
+            20 | 21 => {
+                let draining = self.random.below(4) == 0;
+                self.set_draining(draining);
+            }
             _ => {
                 let Some((&key, &(lease, until))) = self.leases.iter().next() else { return };
                 // Removed before the step, in which a waiter may get the key.
@@ -208,6 +241,7 @@ impl Run {
             assert_eq!(pool.waiter_count(), self.queue.len() as u64);
             pool.counts()
         };
+        assert!(self.queue.is_empty() || !self.draining, "a request waits while the pool drains");
         assert!(
             self.queue.is_empty() || counts.available == 0,
             "a request waits while a key is available"
@@ -223,9 +257,10 @@ impl Run {
 
 #[test]
 fn random_calls_are_served_in_order() {
-    let (mut served, mut refused) = (0, 0);
-    for seed in 0..100 {
+    let (mut served, mut refused, mut drained) = (0, 0, 0);
+    for seed in 0..150 {
         let mut run = Run::new(seed);
+        run.drains = seed >= 100;
         for step in 0..600 {
             run.random_call();
             if step % 5 == 0 {
@@ -233,8 +268,10 @@ fn random_calls_are_served_in_order() {
             }
         }
         (served, refused) = (served + run.served, refused + run.refused);
+        drained += run.drained;
     }
     assert!(served > 2_000 && refused > 1_000, "{served} served, {refused} refused");
+    assert!(drained > 300, "{drained} refused because the pool was draining");
 }
 
 #[test]

@@ -1,15 +1,16 @@
 //! A data directory of each format that this version must read, kept as files: it opens, and holds
 //! the same data. `fixtures/format-1` was written by the first version and never changes;
 //! `format-1-answers` has stored answers with their borrowers, `format-2-sealed` is sealed; since
-//! format 3 ids are computed with AES. A new format gets its own fixture by `KEYPEG_MAKE_FIXTURE=format-N cargo test --test format`.
+//! format 3 ids are computed with AES; `format-3-drains` has labels, and keys and a pool that drain.
+//! A new format gets its own fixture by `KEYPEG_MAKE_FIXTURE=format-N cargo test --test format`.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 
 use keypeg_core::{
-    BodyDigest, ImportOptions, KeyRef, KeyState, NewLabels, Policy, PolicyPatch, PoolName, Refusal,
-    ReleaseOptions, Secret,
+    BodyDigest, ImportOptions, KeyRef, KeyState, NewLabels, Policy, PolicyPatch, PoolName,
+    QuarantineOptions, Refusal, ReleaseOptions, Secret,
 };
 use keypeg_engine::disk::Directory;
 use keypeg_engine::{EngineConfig, SealKey, SealKeys, SealOptions};
@@ -105,6 +106,48 @@ fn write_answers(driver: &mut Driver) {
     driver.engine.close().unwrap();
 }
 
+/// Writes labels, keys that drain and a pool that drains, in rows of the database and in records
+/// after them: facts of later versions.
+fn write_drains(driver: &mut Driver) {
+    for round in ["row", "record"] {
+        let drained = PoolName::parse(&format!("drained-{round}")).unwrap();
+        let drain = |draining| PolicyPatch { draining: Some(draining), ..PolicyPatch::default() };
+        let put = |pool, draining| Call::PutPool { pool, patch: drain(draining) };
+        driver.call(put(drained.clone(), true));
+        driver.call(put(PoolName::parse("undone").unwrap(), round == "row"));
+        let labels = NewLabels::All(round.into());
+        driver.call(Call::Generate { pool: drained, count: 1, labels });
+        let labels = NewLabels::Each(vec![Some("first".into()), None, Some("third".into())]);
+        driver.call(Call::Generate { pool: default_pool(), count: 3, labels });
+        for reason in ["kept", "cancelled", "quarantined"] {
+            drain_key(driver, reason);
+        }
+        if round == "row" {
+            driver.checkpoint().unwrap();
+        }
+    }
+    driver.engine.close().unwrap();
+}
+
+/// Leases a key, labels it and drains it; then, as the reason says, the drain is cancelled, or the
+/// lease ends.
+fn drain_key(driver: &mut Driver, reason: &str) {
+    let (pool, (lease, id, _)) = (default_pool, driver.acquire(reason).unwrap());
+    let key = || KeyRef::Id(id);
+    let label = Some(format!("label of {reason}").into());
+    driver.call(Call::SetLabel { pool: pool(), key: key(), label });
+    let options = QuarantineOptions { when_free: true, reason: Some(reason.into()) };
+    driver.call(Call::QuarantineKey { pool: pool(), key: key(), options });
+    match reason {
+        "cancelled" => drop(driver.call(Call::EndQuarantine { pool: pool(), key: key() })),
+        "quarantined" => {
+            let options = ReleaseOptions::default();
+            driver.call(Call::Release { pool: pool(), lease, options });
+        }
+        _ => {}
+    }
+}
+
 /// Sends requests with Idempotency-Keys, of a token and of a client without one.
 fn repeat_calls(driver: &mut Driver) -> Vec<Reply> {
     let token = Principal::Token(Arc::new(Caller::new("ci", None)));
@@ -149,13 +192,15 @@ fn description(driver: &mut Driver) -> String {
             key_length,
             key_prefix,
             max_keys,
+            draining,
         } = &pool.policy;
         let counts = pool.counts;
+        let draining = if *draining { ", draining: true" } else { "" };
         writeln!(
             text,
             "PoolName({:?}) Policy {{ lease_ttl_ms: {lease_ttl_ms}, max_hold_ms: {max_hold_ms:?}, \
              keepalive_ttl_ms: {keepalive_ttl_ms:?}, rest_ms: {rest_ms}, \
-             key_length: {key_length}, key_prefix: {key_prefix:?}, max_keys: {max_keys:?} }} \
+             key_length: {key_length}, key_prefix: {key_prefix:?}, max_keys: {max_keys:?}{draining} }} \
              Counts {{ available: {}, leased: {}, resting: {}, quarantined: {} }}",
             pool.name.as_str(),
             counts.available,
@@ -177,7 +222,13 @@ fn description(driver: &mut Driver) -> String {
                 KeyState::Quarantined => "Quarantined",
             };
             let lease = key.lease.map(|lease| (lease.id.to_string(), lease.token, lease.holder));
-            writeln!(text, "  {id} {state} {} {lease:?}", key.created_at_ms).unwrap();
+            write!(text, "  {id} {state} {} {lease:?}", key.created_at_ms).unwrap();
+            if key.draining || key.label.is_some() {
+                let (label, reason) = (key.label, key.reason);
+                let draining = if key.draining { "draining" } else { "not draining" };
+                write!(text, " label {label:?}, {draining}, reason {reason:?}").unwrap();
+            }
+            text.push('\n');
         }
     }
     let values = vec![Secret::new("retired").unwrap()];
@@ -230,6 +281,8 @@ fn make_fixture(fixture: &Path) {
     let mut driver = open_with(&data, &clock, is_sealed).unwrap();
     if name.ends_with("-answers") {
         write_answers(&mut driver);
+    } else if name.ends_with("-drains") {
+        write_drains(&mut driver);
     } else if is_sealed {
         // Sealed rows in the database, and sealed records after them.
         write_every_fact(&mut driver, &clock);

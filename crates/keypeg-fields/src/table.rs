@@ -69,6 +69,8 @@ pub static KEY_PREFIX: TextField =
 /// The limit of keys in a pool; the server's own limit may be lower.
 pub static MAX_KEYS: IntegerField =
     IntegerField { name: "max_keys", least: 1, most: 1_000_000_000, is_nullable: true };
+/// Whether a pool is draining: it grants no key.
+pub static DRAINING: FlagField = FlagField { name: "draining", only_true: false };
 
 /// How many keys to generate.
 pub static COUNT: IntegerField =
@@ -149,7 +151,7 @@ pub static POOLS: IntegerField =
     IntegerField { name: "pools", least: 0, most: 1, is_nullable: false };
 
 /// The fields of a policy.
-pub static POLICY: [Field; 7] = [
+pub static POLICY: [Field; 8] = [
     Field::Seconds(&LEASE_TTL),
     Field::Seconds(&MAX_HOLD),
     Field::Seconds(&KEEPALIVE_TTL),
@@ -157,6 +159,7 @@ pub static POLICY: [Field; 7] = [
     Field::Integer(&KEY_LENGTH),
     Field::Text(&KEY_PREFIX),
     Field::Integer(&MAX_KEYS),
+    Field::Flag(&DRAINING),
 ];
 /// The fields of a pool that only the server sets. A change of a policy ignores them, so that a
 /// client can send back the pool that it has read.
@@ -215,6 +218,7 @@ mod tests {
             (POLICY[4], "20..128"),
             (POLICY[5], "at most 32 of A-Z a-z 0-9 _ -"),
             (POLICY[6], "null, or 1..1000000000"),
+            (POLICY[7], "true or false"),
             (ADD_KEYS[0], "1..10000"),
             (ADD_KEYS[1], "an array of 1..10000 strings of 1..4096 bytes"),
             (ADD_KEYS[4], "at most 128 printable characters"),

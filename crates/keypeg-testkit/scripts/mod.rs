@@ -9,6 +9,7 @@
 use super::{check, check_within};
 
 mod borrowers;
+mod draining;
 mod idempotency;
 mod keys;
 mod leases;

@@ -45,7 +45,7 @@ impl Pool {
 
     /// Returns the next deadline in lease time: the end of a lease, a rest or a wait.
     pub(crate) fn next_lease_deadline_us(&self) -> Option<u64> {
-        let wait_end_us = self.wait_queue.next_deadline().map(|(at_us, _)| at_us);
+        let wait_end_us = self.next_wait_end().map(|(at_us, _)| at_us);
         [self.next_hold_end_us(), wait_end_us].into_iter().flatten().min()
     }
 

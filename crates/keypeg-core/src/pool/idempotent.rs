@@ -87,7 +87,7 @@ impl Pool {
                 self.store_grant(shared, step, request, &granted.lease);
                 Ok(Some(granted))
             }
-            Err(Refusal::NoKey { cause, .. }) if wait.wait_ms > 0 => {
+            Err(Refusal::NoKey { cause, .. }) if wait.wait_ms > 0 && cause.allows_wait() => {
                 let now_us = step.now.lease_us;
                 let waiter = Waiter::new(waiter_id, now_us, options, Some(request));
                 let waiter = self.enqueue(shared, waiter, until_us, cause)?;

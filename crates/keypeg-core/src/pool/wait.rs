@@ -2,7 +2,8 @@
 //! step, so after a step no request waits while a key is available and not due.
 //!
 //! Such a grant is like any other, with its fact. A waiter whose wait has expired is refused only
-//! when nothing in the pool is due, so that it is never refused wrongly.
+//! when nothing in the pool is due, so that it is never refused wrongly. A draining pool grants no
+//! key: it accepts no waiter, and all its waits have expired.
 
 use super::{LeaseTerms, Pool};
 use crate::clocks::{US_PER_MS, after};
@@ -40,7 +41,7 @@ impl Pool {
     ) -> Result<Option<Granted>, Refusal> {
         match self.acquire(shared, step, options) {
             Ok(granted) => Ok(Some(granted)),
-            Err(Refusal::NoKey { cause, .. }) if wait.wait_ms > 0 => {
+            Err(Refusal::NoKey { cause, .. }) if wait.wait_ms > 0 && cause.allows_wait() => {
                 let waiter = Waiter::new(wait.waiter_id, step.now.lease_us, options, None);
                 self.enqueue(shared, waiter, wait_end_us(step, wait), cause).map(|_| None)
             }
@@ -163,10 +164,20 @@ impl Pool {
         }
     }
 
+    /// Returns which waiter is refused next, and when, in lease time; in a draining pool the first
+    /// one, at once. O(1).
+    pub(super) fn next_wait_end(&self) -> Option<(u64, WaiterIndex)> {
+        let next = self.wait_queue.next_deadline()?;
+        if !self.policy.draining {
+            return Some(next);
+        }
+        self.wait_queue.head().map(|waiter| (0, waiter))
+    }
+
     /// Refuses the waiters whose wait has expired. Runs after all other expiry of the pool: with
     /// budget left, nothing is due that could still provide a key.
     pub(super) fn expire_waits(&mut self, shared: &mut SharedState, step: &mut StepContext<'_>) {
-        while let Some((until_us, waiter)) = self.wait_queue.next_deadline()
+        while let Some((until_us, waiter)) = self.next_wait_end()
             && step.now.has_expired(until_us)
             && step.budget > 0
         {

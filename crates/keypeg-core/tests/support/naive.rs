@@ -182,6 +182,7 @@ impl Naive {
             key_length,
             key_prefix,
             max_keys,
+            draining,
         } = patch.clone();
         lease_ttl_ms.inspect(|ms| policy.lease_ttl_ms = *ms);
         max_hold_ms.inspect(|ms| policy.max_hold_ms = *ms);
@@ -189,6 +190,7 @@ impl Naive {
         rest_ms.inspect(|ms| policy.rest_ms = *ms);
         key_length.inspect(|n| policy.key_length = *n);
         max_keys.inspect(|max| policy.max_keys = *max);
+        draining.inspect(|draining| policy.draining = *draining);
         if let Some(prefix) = key_prefix {
             policy.key_prefix = prefix;
         }
@@ -291,19 +293,20 @@ impl Naive {
             .filter(|key| matches!(key.state, State::Available))
             .map(|key| key.id)
             .collect();
-        if !available.is_empty() {
+        if !available.is_empty() && !pool.policy.draining {
             return Ok(available);
         }
         let counts = pool.counts();
         let cause = match (counts.total(), counts.leased, counts.resting) {
+            _ if pool.policy.draining => NoKeyCause::Draining,
             (0, ..) => NoKeyCause::PoolEmpty,
             (all, ..) if counts.quarantined == all => NoKeyCause::AllQuarantined,
             (all, leased, _) if leased == all => NoKeyCause::AllLeased,
             (all, _, resting) if resting == all => NoKeyCause::AllResting,
             _ => NoKeyCause::NoneFree,
         };
-        let next_hold_end_in_ms =
-            pool.next_hold_end().map(|at| (at - now.lease_us).div_ceil(1_000));
+        let next_hold_end = pool.next_hold_end().filter(|_| !pool.policy.draining);
+        let next_hold_end_in_ms = next_hold_end.map(|at| (at - now.lease_us).div_ceil(1_000));
         Err(Refusal::NoKey { cause, counts, next_hold_end_in_ms })
     }
 

@@ -47,6 +47,7 @@ pub(super) mod tag {
     pub(crate) const LABEL: u8 = 31;
     /// The labels of new keys, where they differ.
     pub(crate) const LABELS: u8 = 32;
+    pub(crate) const DRAINING: u8 = 33;
     /// The tags of fields that are bytes with a length prefix; all other fields are numbers.
     pub(crate) const BYTES: [u8; 11] = [
         HOLDER,
@@ -113,6 +114,7 @@ impl Writer<'_> {
         self.number(tag::KEY_LENGTH, u64::from(policy.key_length));
         self.bytes(tag::KEY_PREFIX, policy.key_prefix.as_bytes());
         self.number(tag::MAX_KEYS, policy.max_keys.map_or(0, |keys| keys + 1));
+        self.number(tag::DRAINING, u64::from(policy.draining));
     }
 
     /// Writes a stored answer. An optional instant is written plus one, and `None` is not written.
@@ -173,13 +175,13 @@ pub(super) struct LeaseTimes {
 }
 
 /// Slots of the tables that tags index.
-const TAGS: usize = 33;
+const TAGS: usize = 34;
 
-const _: () = assert!(tag::LABELS as usize + 1 == TAGS, "LABELS is the greatest tag");
+const _: () = assert!(tag::DRAINING as usize + 1 == TAGS, "DRAINING is the greatest tag");
 
 /// Returns true if this version knows the tag.
 fn is_known(tag: u8) -> bool {
-    (tag::POOL..=tag::SEALED_BODY).contains(&tag) || (tag::REASON..=tag::LABELS).contains(&tag)
+    (tag::POOL..=tag::SEALED_BODY).contains(&tag) || (tag::REASON..=tag::DRAINING).contains(&tag)
 }
 
 impl<'a> Fields<'a> {
@@ -294,6 +296,7 @@ impl<'a> Fields<'a> {
             key_length: self.narrow(tag::KEY_LENGTH)?,
             key_prefix: self.text(tag::KEY_PREFIX)?.into(),
             max_keys: self.number(tag::MAX_KEYS).checked_sub(1),
+            draining: self.number(tag::DRAINING) > 0,
         };
         policy.restored().map_err(|_| RecordError(BAD_POLICY))
     }

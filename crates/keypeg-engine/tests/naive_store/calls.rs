@@ -163,6 +163,13 @@ impl NaiveStore {
             let policy = policy.map_err(Refusal::Invalid)?;
             if let Some(pool) = self.pools.get_mut(&name) {
                 pool.policy = policy.clone();
+                while policy.draining
+                    && let Some(waiter) = pool.waiters.pop_front()
+                {
+                    let refusal = pool.no_key(self.now);
+                    pool.count_refusal(&refusal);
+                    self.replies.push((waiter.slot, refusal.into()));
+                }
                 pool.events.push(FeedEventKind::PolicyChanged(Box::new(policy)));
             } else {
                 self.add_pool(name.clone(), policy);

@@ -12,7 +12,7 @@ mod views;
 
 use feed::Feed;
 use idempotency::IdempotentRequest;
-use keypeg_core::{LeaseId, Policy, PoolName, Refusal};
+use keypeg_core::{LeaseId, NoKeyCause, Policy, PoolName, Refusal};
 use keypeg_store::{
     ANSWERS_PER_TURN_BUCKETS, COMMIT_BUCKETS_US, Call, CallSlot, EngineLane, LaneItem, Principal,
     Reply, Request, RequestError, StoreMetrics,
@@ -164,6 +164,7 @@ impl NaiveStore {
     fn grant_to_waiters(&mut self) {
         for (name, pool) in &mut self.pools {
             while pool.counts().available > 0
+                && !pool.policy.draining
                 && let Some(mut waiter) = pool.waiters.pop_front()
             {
                 // The policy may have changed during the wait: no grant exceeds its TTL.
@@ -208,7 +209,8 @@ impl NaiveStore {
         if let Call::Acquire { pool, ttl_ms, holder, wait_ms } = call {
             let terms = Terms { by, ttl_ms, holder, request };
             let reply = self.acquire(&pool, &terms);
-            if wait_ms > 0 && matches!(reply, Err(Refusal::NoKey { .. })) {
+            let waits = |cause: NoKeyCause| wait_ms > 0 && cause != NoKeyCause::Draining;
+            if matches!(reply, Err(Refusal::NoKey { cause, .. }) if waits(cause)) {
                 let (since, until) = (now, now + wait_ms);
                 let pool = self.pools.get_mut(&pool).expect("it refused with no key");
                 pool.waiters.push_back(Waiter { slot, terms, since, until });
@@ -256,7 +258,7 @@ impl NaivePool {
         let ttl = self.policy.lease_ttl(terms.ttl_ms).map_err(Refusal::Invalid)?;
         let is_available = |index: &usize| matches!(self.keys[*index].state, State::Available);
         let available: Vec<usize> = (0..self.keys.len()).filter(is_available).collect();
-        if available.is_empty() {
+        if available.is_empty() || self.policy.draining {
             return Err(self.no_key(now));
         }
         self.activity.grants += 1;

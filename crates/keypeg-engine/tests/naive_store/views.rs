@@ -80,13 +80,15 @@ impl NaivePool {
         let counts = self.counts();
         let total = counts.total();
         let cause = match total {
+            _ if self.policy.draining => NoKeyCause::Draining,
             0 => NoKeyCause::PoolEmpty,
             _ if counts.leased == total => NoKeyCause::AllLeased,
             _ if counts.resting == total => NoKeyCause::AllResting,
             _ if counts.quarantined == total => NoKeyCause::AllQuarantined,
             _ => NoKeyCause::NoneFree,
         };
-        let next_hold_end_in_ms = self.next_hold_end().map(|end| end.saturating_sub(now));
+        let next_hold_end = self.next_hold_end().filter(|_| !self.policy.draining);
+        let next_hold_end_in_ms = next_hold_end.map(|end| end.saturating_sub(now));
         Refusal::NoKey { cause, counts, next_hold_end_in_ms }
     }
 

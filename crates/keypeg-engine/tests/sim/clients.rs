@@ -113,6 +113,7 @@ fn patch(random: &mut SeededRandom, purges: bool) -> PolicyPatch {
     if random.below(4) == 0 {
         patch.max_keys = Some([None, Some(6)][random.below(2) as usize]);
     }
+    patch.draining = [None, None, Some(false), Some(true)][random.below(4) as usize];
     if random.below(6) == 0 {
         patch.key_prefix = Some(["", "k_"][random.below(2) as usize].into());
         patch.key_length = Some([20, 24][random.below(2) as usize]);

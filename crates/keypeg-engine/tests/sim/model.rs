@@ -98,6 +98,13 @@ pub(crate) struct Pool {
     pub(crate) answers: StoredAnswers,
 }
 
+impl Pool {
+    /// Returns whether a key is available and the pool does not drain.
+    pub(crate) fn can_grant(&self) -> bool {
+        !self.policy.draining && self.keys.iter().any(|key| key.state == State::Available)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
     /// The model's own id of the key.

@@ -102,8 +102,9 @@ pub(crate) fn no_key(reply: &Reply, pool: &Pool, now: Instant) -> Checked {
     };
     let counts = counts(pool);
     let shown = [shown.available, shown.leased, shown.resting, shown.quarantined];
-    ensure!(shown == counts && counts[0] == 0, "counts are {counts:?}");
+    ensure!(shown == counts && (counts[0] == 0 || pool.policy.draining), "counts are {counts:?}");
     let cause_expected = match counts {
+        _ if pool.policy.draining => NoKeyCause::Draining,
         [_, 0, 0, 0] => NoKeyCause::PoolEmpty,
         [_, _, 0, 0] => NoKeyCause::AllLeased,
         [_, 0, _, 0] => NoKeyCause::AllResting,
@@ -111,7 +112,8 @@ pub(crate) fn no_key(reply: &Reply, pool: &Pool, now: Instant) -> Checked {
         _ => NoKeyCause::NoneFree,
     };
     ensure!(*cause == cause_expected, "the cause is {cause_expected:?}");
-    let expected = next_hold_end(pool).map(|end| end - now.lease);
+    let next_end = next_hold_end(pool).filter(|_| !pool.policy.draining);
+    let expected = next_end.map(|end| end - now.lease);
     ensure!(*next_hold_end_in_ms == expected, "the next hold ends in {expected:?}");
     Ok(())
 }

@@ -46,7 +46,7 @@ fn pools(operation: &str) -> Option<Call> {
         "putPool" => Call::new(
             "A field that is left out gets its default in a new pool, and keeps its value in an \
              existing pool. A change applies to later grants and keep-alives, not to running \
-             leases.",
+             leases. A pool with `draining` grants no key and refuses requests that wait.",
             vec![
                 referenced(200, "The policy is changed.", "Pool", examples::pool()),
                 referenced(201, "The pool is created.", "Pool", examples::pool()),

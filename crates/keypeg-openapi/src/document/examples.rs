@@ -34,7 +34,7 @@ pub(super) fn pool() -> Value {
     through_type::<Pool>(json!({
         "pool": "ci", "lease_ttl_seconds": 60, "max_hold_seconds": null,
         "keepalive_ttl_seconds": 300, "keepalive_every_seconds": 120, "rest_seconds": 0,
-        "key_length": 20, "key_prefix": "", "max_keys": null,
+        "key_length": 20, "key_prefix": "", "max_keys": null, "draining": false,
         "available": 2, "leased": 1, "resting": 0, "quarantined": 0, "total": 3, "waiting": 0,
         "next_return_at": LEASE_END, "next_purge_at": LATER,
     }))

@@ -270,7 +270,7 @@ const UNKNOWN_KEY: ProblemPage = ProblemPage::new(
 );
 
 const NO_KEY_AVAILABLE: ProblemPage = ProblemPage::new(
-    "The pool has no available key. `cause` gives the reason, and the counts give the number of \
+    "The pool has no key that it can grant. `cause` gives the reason, and the counts give the number of \
      keys in each state. A request that waits gets this answer when its wait time ends.",
     &[
         "Wait for a key: send `wait_seconds` (at most 300) or `Prefer: wait=N`.",
@@ -278,14 +278,16 @@ const NO_KEY_AVAILABLE: ProblemPage = ProblemPage::new(
         "If `cause` is `pool_empty`, add keys with `POST /v1/pools/{pool}/keys`.",
         "If `cause` is `all_quarantined`, put a key back with `DELETE \
          /v1/pools/{pool}/keys/{id}/quarantine`.",
+        "If `cause` is `draining`, the pool grants no key, and refuses a request that waits, until \
+         `PUT /v1/pools/{pool}` sets `draining` to false.",
     ],
     NOT_APPLIED_RETRY,
 )
 .members(&[
     (
         "cause",
-        "`pool_empty`, `all_leased`, `all_resting`, `all_quarantined`, or `none_free` for a \
-         mixture.",
+        "`pool_empty`, `all_leased`, `all_resting`, `all_quarantined`, `none_free` for a mixture, \
+         or `draining` if the pool is draining, whatever the states of its keys are.",
     ),
     ("available", "Available keys."),
     ("leased", "Leased keys."),

@@ -203,6 +203,7 @@ pub fn patch_of(args: &[&str]) -> PolicyPatch {
                 let max = (value != "null").then(|| value.parse().expect("a number"));
                 patch.max_keys = Some(max);
             }
+            "draining" => patch.draining = Some(value.parse().expect("true or false")),
             _ => panic!("no such field: {field}"),
         }
     }

@@ -56,6 +56,7 @@ const POOLS: &[(&str, Fit)] = &[
     ("quarantined", Fit::Whole),
     ("total", Fit::Whole),
     ("waiting", Fit::Whole),
+    ("draining", Fit::Whole),
 ];
 
 impl ListArgs {

@@ -1,6 +1,6 @@
-//! `keypeg pool`: creates, changes and deletes pools.
+//! `keypeg pool`: creates, changes, drains and deletes pools.
 //!
-//! `create` refuses a pool that exists, and `set` one that does not, so that a typing error changes
+//! `create` refuses a pool that exists, and `set` and `drain` one that does not, so that a typing error changes
 //! nothing. The server owns the ranges of the values.
 
 use super::confirm::confirm;
@@ -35,6 +35,15 @@ pub enum PoolCommand {
         /// The fields of the policy.
         #[command(flatten)]
         policy: PolicyArgs,
+    },
+    /// Let a pool grant no key until --undo; leases run on, waiting requests are refused
+    Drain {
+        /// The pool and its server.
+        #[command(flatten)]
+        place: PoolPlace,
+        /// Grant keys again
+        #[arg(long)]
+        undo: bool,
     },
     /// Delete a pool with all its keys, also those that clients hold
     Delete {
@@ -83,6 +92,9 @@ pub struct PolicyArgs {
     /// Largest number of keys, or none: the limit of the server; none in a new pool
     #[arg(long, value_name = "N|none")]
     max_keys: Option<OrNone<u64>>,
+    /// Whether the pool is draining, which grants no key: true or false; false in a new pool
+    #[arg(long, value_name = "BOOL")]
+    draining: Option<bool>,
 }
 
 /// A value, or the word `none`.
@@ -116,6 +128,7 @@ impl PolicyArgs {
             key_length: self.key_length,
             key_prefix: self.key_prefix.clone(),
             max_keys: self.max_keys.map(|max| max.0),
+            draining: self.draining,
         }
     }
 }
@@ -124,14 +137,21 @@ impl PoolCommand {
     /// Makes the change and prints the pool.
     pub(super) async fn run(&self) -> Result<u8, Failure> {
         match self {
-            Self::Create { place, policy } => place.put(policy, Existence::Missing).await,
+            Self::Create { place, policy } => {
+                place.put(&policy.request(), Existence::Missing).await
+            }
             Self::Set { place, policy } => {
-                if policy.request() == PolicyRequest::default() {
+                let request = policy.request();
+                if request == PolicyRequest::default() {
                     let message = "nothing to set: name a field of the policy, such as --lease-ttl \
                                    1m; \"keypeg pool set --help\" lists them";
                     return Err(Failure::new(exit::USAGE, message));
                 }
-                place.put(policy, Existence::Present).await
+                place.put(&request, Existence::Present).await
+            }
+            Self::Drain { place, undo } => {
+                let request = PolicyRequest { draining: Some(!undo), ..PolicyRequest::default() };
+                place.put(&request, Existence::Present).await
             }
             Self::Delete { place, yes } => place.delete(*yes).await,
         }
@@ -139,10 +159,9 @@ impl PoolCommand {
 }
 
 impl PoolPlace {
-    async fn put(&self, policy: &PolicyArgs, existence: Existence) -> Result<u8, Failure> {
+    async fn put(&self, request: &PolicyRequest, existence: Existence) -> Result<u8, Failure> {
         let (client, name) = (self.connection.client()?, &self.name);
-        let request = policy.request();
-        let pool = client.put_pool_if(name, &request, existence).await;
+        let pool = client.put_pool_if(name, request, existence).await;
         let pool = pool.map_err(|error| match (code(&error), existence) {
             (Some(Code::PreconditionFailed), Existence::Missing) => {
                 let message = format!(

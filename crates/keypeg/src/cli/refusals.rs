@@ -56,6 +56,9 @@ fn next_step(problem: &Problem) -> &'static str {
         ("no_key_available", Some("all_quarantined")) => {
             "\"keypeg list --state quarantined\" prints them, \"keypeg quarantine --undo\" puts one back"
         }
+        ("no_key_available", Some("draining")) => {
+            "\"keypeg pool drain POOL --undo\" lets the pool grant keys again"
+        }
         ("no_key_available", _) => "add --wait to wait for a key",
         ("no_owner" | "not_moved", _) => "\"keypeg cluster status\" prints the servers and shards",
         ("no_cluster", _) => "name a server that was started with --store with --server",

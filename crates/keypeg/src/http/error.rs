@@ -313,6 +313,10 @@ impl Problem {
             }
             NoKeyCause::AllQuarantined => "All keys are quarantined. Put one of them back.",
             NoKeyCause::NoneFree => "No key is available. Try again later, or send wait_seconds.",
+            NoKeyCause::Draining => {
+                "The pool is draining and grants no key. To end that, send {\"draining\": false} \
+                 with PUT /v1/pools/{pool}."
+            }
         };
         let mut problem = Self::new(Code::NoKeyAvailable, detail);
         problem.0.extensions = ProblemExtensions {

@@ -38,7 +38,7 @@ fn a_pool_is_created_changed_shown_listed_and_deleted() {
     let fresh = json!({
         "pool": "ci", "lease_ttl_seconds": 60, "max_hold_seconds": null,
         "keepalive_ttl_seconds": 300, "keepalive_every_seconds": 120, "rest_seconds": 0,
-        "key_length": 20, "key_prefix": "", "max_keys": null,
+        "key_length": 20, "key_prefix": "", "max_keys": null, "draining": false,
         "available": 0, "leased": 0, "resting": 0, "quarantined": 0, "draining_keys": 0, "total": 0, "waiting": 0,
         "next_return_at": null, "next_purge_at": null,
     });
@@ -342,7 +342,7 @@ fn a_pool_that_was_read_can_be_sent_back() {
     let client = &mut server.client();
     let policy = json!({
         "lease_ttl_seconds": 90, "max_hold_seconds": 600, "keepalive_ttl_seconds": null,
-        "rest_seconds": 0.5, "key_length": 24, "key_prefix": "ci_", "max_keys": 7,
+        "rest_seconds": 0.5, "key_length": 24, "key_prefix": "ci_", "max_keys": 7, "draining": true,
     });
     client.send("PUT /v1/pools/ci", &policy).is(201, &json!({}));
     client.ask("POST /v1/pools/ci/keys").is(201, &json!({}));

@@ -5,6 +5,7 @@ mod canonical;
 #[cfg(feature = "cli")]
 mod client;
 mod django;
+mod drain;
 #[cfg(feature = "cli")]
 mod events;
 #[cfg(feature = "cli")]

@@ -200,6 +200,27 @@ fn a_key_is_quarantined_drained_and_put_back_by_its_id() {
 }
 
 #[test]
+fn a_pool_is_drained_and_undone() {
+    let server = Server::in_memory(&[]);
+    json_of(&server, &["generate"]);
+    let lease = utf8(&check(tool(&server, &["acquire", "--field", "id"]), 0, "").stdout);
+    assert_eq!(json_of(&server, &["pool", "drain", "default"])["draining"], json!(true));
+    check(tool(&server, &["release", lease.trim()]), 0, "");
+    for args in [&["acquire"][..], &["acquire", "--wait", "1h"]] {
+        check(tool(&server, args), 75, "\"keypeg pool drain POOL --undo\"");
+    }
+    let draining = check(tool(&server, &["pools", "--field", "draining"]), 0, "");
+    assert_eq!(utf8(&draining.stdout), "true\n");
+    let undone = json_of(&server, &["pool", "drain", "default", "--undo"]);
+    assert_eq!(undone["draining"], json!(false));
+    check(tool(&server, &["acquire"]), 0, "");
+    let set = json_of(&server, &["pool", "set", "default", "--draining", "true"]);
+    assert_eq!(set["draining"], json!(true));
+    check(tool(&server, &["pool", "set", "default", "--draining", "yes"]), 64, "true, false");
+    check(tool(&server, &["pool", "drain", "cl"]), 66, "keypeg pool create cl");
+}
+
+#[test]
 fn a_quiet_command_prints_its_result_and_no_count() {
     let server = Server::in_memory(&[]);
     let output = check(tool(&server, &["generate", "-q"]), 0, "");

@@ -124,7 +124,24 @@ impl Model {
         Ok(())
     }
 
-    /// Grants available keys to waiters: the first waiter must get one.
+    /// A pool that drains refuses its waiters at once.
+    pub(super) fn refuse_waits_while_draining(
+        &mut self,
+        now: Instant,
+        name: &str,
+        observed: &mut Observation<'_, '_>,
+    ) -> Checked {
+        let pool = self.pools.get_mut(name).expect("just changed");
+        if !pool.policy.draining {
+            return Ok(());
+        }
+        for waiter in std::mem::take(&mut pool.wait_queue) {
+            self.no_key(now, waiter.slot, name, observed)?;
+        }
+        Ok(())
+    }
+
+    /// Grants available keys to waiters: the first waiter must get one, unless the pool drains.
     pub(super) fn serve_wait_queue(
         &mut self,
         now: Instant,
@@ -133,7 +150,7 @@ impl Model {
     ) -> Checked {
         loop {
             let Some(pool) = self.pools.get_mut(name) else { return Ok(()) };
-            if !pool.keys.iter().any(|key| key.state == State::Available) {
+            if !pool.can_grant() {
                 return Ok(());
             }
             let Some(waiter) = pool.wait_queue.pop_front() else { return Ok(()) };

@@ -25,13 +25,12 @@ impl Model {
                 _ => Err("longer than the policy allows".into()),
             });
         }
-        let free = pool.keys.iter().any(|key| key.state == State::Available);
-        if free && pool.wait_queue.is_empty() {
+        if pool.can_grant() && pool.wait_queue.is_empty() {
             let holder = holder.map(Into::into);
             let terms = GrantTerms { ttl: length, holder, since: now.lease, idempotency };
             return self.grant(now, (slot, name), terms, observed);
         }
-        if wait == 0 {
+        if wait == 0 || pool.policy.draining {
             return self.no_key(now, slot, name, observed);
         }
         let waiters: usize = self.pools.values().map(|pool| pool.wait_queue.len()).sum();

@@ -26,6 +26,7 @@ impl Model {
             key_length: patch.key_length.unwrap_or(base.key_length),
             key_prefix: patch.key_prefix.clone().unwrap_or(base.key_prefix),
             max_keys: patch.max_keys.unwrap_or(base.max_keys),
+            draining: patch.draining.unwrap_or(base.draining),
         };
         if policy.max_hold_ms.is_some_and(|hold| hold < policy.lease_ttl_ms) {
             return observed.check(slot, |reply| match reply {
@@ -44,7 +45,8 @@ impl Model {
         };
         let pool = self.pools.entry(name.to_owned()).or_insert(empty);
         pool.policy = policy;
-        let expiry_can_lag = self.rules.expiry_can_lag;
+        self.refuse_waits_while_draining(now, name, observed)?;
+        let (pool, expiry_can_lag) = (&self.pools[name], self.rules.expiry_can_lag);
         observed.check(slot, |reply| {
             crate::views::pool_reply(reply, (name, pool), now, (created, expiry_can_lag))
         })

@@ -11,7 +11,8 @@ use crate::model::{self, Checked, Model, ensure};
 use crate::support::sim_disk::{CrashAt, SimDisk};
 use crate::support::{SeededRandom, SentCall, list_pools};
 use keypeg_core::{
-    ImportOptions, KeyRef, KeyState, KeyView, NewLabels, PoolName, RESTORED_HOLDER, Refusal, Secret,
+    ImportOptions, KeyRef, KeyState, KeyView, NewLabels, NoKeyCause, PolicyPatch, PoolName,
+    RESTORED_HOLDER, Refusal, Secret,
 };
 use keypeg_engine::checkpointer::Checkpointer;
 use keypeg_engine::disk::Disk;
@@ -49,6 +50,23 @@ impl Restored {
         let (mut engine, _) = opened.map_err(|error| format!("a start is refused: {error}"))?;
         let checkpointer = engine.take_checkpointer().ok_or("no checkpointer")?;
         self.process = Some((engine, checkpointer));
+        Ok(())
+    }
+
+    /// Checks that a draining pool grants no key, and lets it grant keys again.
+    fn end_drain(&mut self, pool: &PoolName) -> Checked {
+        let reply = self.call(acquire(pool))?;
+        let is_draining = matches!(
+            reply,
+            Reply::Refused(RequestError::Refused(Refusal::NoKey {
+                cause: NoKeyCause::Draining,
+                ..
+            }))
+        );
+        ensure!(is_draining, "the pool drains: {reply:?}");
+        let patch = PolicyPatch { draining: Some(false), ..PolicyPatch::default() };
+        let reply = self.call(Call::PutPool { pool: pool.clone(), patch })?;
+        ensure!(matches!(reply, Reply::Pool { .. }), "the drain is not undone: {reply:?}");
         Ok(())
     }
 
@@ -215,9 +233,10 @@ impl Simulation {
 
     /// All holds end, and then keys are lent that the original has not lent, with greater tokens.
     fn check_after_holds(&mut self, server: &mut Restored) -> Checked {
-        let names: Vec<_> = server.pools()?.into_iter().map(|pool| pool.name).collect();
+        let pools = server.pools()?.into_iter().map(|pool| (pool.name, pool.policy.draining));
+        let pools: Vec<_> = pools.collect();
         let mut last_token = self.token;
-        for name in names {
+        for (name, is_draining) in pools {
             let mut turns = 0;
             let available = loop {
                 let keys = server.keys(&name)?;
@@ -232,6 +251,9 @@ impl Simulation {
             };
             if available == 0 {
                 continue;
+            }
+            if is_draining {
+                server.end_drain(&name)?;
             }
             let reply = server.call(acquire(&name))?;
             let Reply::Granted { lease, .. } = reply else {

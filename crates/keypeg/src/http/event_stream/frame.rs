@@ -157,6 +157,7 @@ fn policy_changed(at: UnixMs, pool: String, policy: Policy) -> wire::PolicyChang
         key_length: policy.key_length,
         key_prefix: policy.key_prefix.into(),
         max_keys: policy.max_keys,
+        draining: policy.draining,
     }
 }
 

@@ -139,6 +139,7 @@ fn wire_pool(view: PoolView) -> wire::Pool {
         key_length: policy.key_length,
         key_prefix: policy.key_prefix.into(),
         max_keys: policy.max_keys,
+        draining: policy.draining,
         available: counts.available,
         leased: counts.leased,
         resting: counts.resting,

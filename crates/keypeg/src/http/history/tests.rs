@@ -13,7 +13,7 @@ fn view(name: &str, available: u64, grants: u64) -> PoolView {
         waiting: 4,
         activity: PoolActivity {
             grants,
-            refusals_by_cause: [grants, 0, 0, grants, 0],
+            refusals_by_cause: [grants, 0, 0, grants, 0, 0],
             ..PoolActivity::default()
         },
         next_hold_end_at_ms: None,

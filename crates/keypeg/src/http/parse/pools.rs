@@ -5,7 +5,8 @@
 use super::members::{BodyFields, Member};
 use keypeg_core::PolicyPatch;
 use keypeg_fields::{
-    KEEPALIVE_TTL, KEY_LENGTH, KEY_PREFIX, LEASE_TTL, MAX_HOLD, MAX_KEYS, POOL_READ_ONLY, REST,
+    DRAINING, KEEPALIVE_TTL, KEY_LENGTH, KEY_PREFIX, LEASE_TTL, MAX_HOLD, MAX_KEYS, POOL_READ_ONLY,
+    REST,
 };
 
 /// The body of a change of a policy. It can be a whole pool, as a client read it.
@@ -24,6 +25,7 @@ impl BodyFields for PolicyBody {
         Member::Integer(&KEY_LENGTH, |body| &mut body.key_length),
         Member::Text(&KEY_PREFIX, |body| &mut body.patch.key_prefix),
         Member::IntegerOrNull(&MAX_KEYS, |body| &mut body.patch.max_keys),
+        Member::Flag(&DRAINING, |body| &mut body.patch.draining),
     ];
     const READ_ONLY: &'static [&'static str] = &POOL_READ_ONLY;
 }
