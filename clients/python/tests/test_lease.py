@@ -103,6 +103,19 @@ def test_a_key_is_drained_quarantined_and_put_back(client: Client, pool: str) ->
     assert client.key(pool, drained).state == "quarantined"
 
 
+def test_a_draining_pool_grants_no_key_until_it_is_undone(client: Client, pool: str) -> None:
+    with client.lease(pool) as lease:
+        assert client.put_pool(pool, draining=True).draining
+        with pytest.raises(NoKeyAvailable) as refused:
+            client.lease(pool, wait=60).acquire()
+        assert refused.value.members["cause"] == "draining"
+        assert lease.is_held
+    assert client.pool(pool).draining
+    assert not client.put_pool(pool, draining=False).draining
+    with client.lease(pool):
+        pass
+
+
 def test_nothing_that_is_printed_has_a_value_or_a_lease_id(client: Client, pool: str) -> None:
     lease = client.lease(pool)
     texts = [repr(lease)]

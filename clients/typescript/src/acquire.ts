@@ -94,7 +94,7 @@ export class Acquire {
         if (!(error instanceof KeypegError) || this.#options.signal?.aborted) throw error;
         failure = error;
       }
-      if (failure instanceof NoKeyAvailable) {
+      if (failure instanceof NoKeyAvailable && failure.isTemporary) {
         wasAccepted = true;
         backoff.reset();
       } else if (failure instanceof LeaseEnded || failure instanceof KeysGone) {

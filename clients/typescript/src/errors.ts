@@ -264,14 +264,17 @@ export class UnknownKey extends Refused {
   }
 }
 
-/** No key can be granted now; `problem` has `cause` and the counts. */
+/**
+ * No key can be granted now; `problem` has `cause` and the counts. If `cause` is `draining`, no wait helps: the
+ * pool grants no key until `draining` is false.
+ */
 export class NoKeyAvailable extends Refused {
   override get nextStep(): string {
     return "Wait for a key with the option wait, or add keys to the pool.";
   }
 
   override get isTemporary(): boolean {
-    return true;
+    return this.problem.cause !== "draining";
   }
 }
 

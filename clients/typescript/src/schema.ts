@@ -428,7 +428,7 @@ export interface paths {
         get: operations["showPool"];
         /**
          * Creates a pool, or changes its policy
-         * @description A field that is left out gets its default in a new pool, and keeps its value in an existing pool. A change applies to later grants and keep-alives, not to running leases.
+         * @description A field that is left out gets its default in a new pool, and keeps its value in an existing pool. A change applies to later grants and keep-alives, not to running leases. A pool with `draining` grants no key and refuses requests that wait.
          *
          *     Required scope of the access token: `admin`.
          */
@@ -1224,6 +1224,8 @@ export interface components {
         Outcome: "not_applied" | "unknown";
         /** @description A change of a policy: a field that is left out keeps its value. The fields of a pool that only the server sets are ignored, so a pool can be sent back as it was read. */
         PolicyRequest: {
+            /** @description Whether the pool is draining: it grants no key, waiting requests are refused, and leases run on. Default of a new pool: false. */
+            draining?: boolean | null;
             /** @description How long a key lives without a keep-alive; null: it is never purged by time. Default of a new pool: 300. */
             keepalive_ttl_seconds?: number | null;
             /** @description The number of symbols `[0-9A-Za-z]` in a generated value after its prefix. Default of a new pool: 20. */
@@ -1243,6 +1245,11 @@ export interface components {
         Pool: {
             /** @description Available keys. */
             available: number;
+            /**
+             * @description Whether the pool is draining: it grants no key, and its leases run on.
+             * @default false
+             */
+            draining: boolean;
             /**
              * @description The leased keys that are quarantined when their leases end: a part of `leased`.
              * @default 0
@@ -3170,6 +3177,7 @@ export interface operations {
                      *       "pools": [
                      *         {
                      *           "available": 2,
+                     *           "draining": false,
                      *           "draining_keys": 0,
                      *           "keepalive_every_seconds": 120,
                      *           "keepalive_ttl_seconds": 300,
@@ -3230,6 +3238,7 @@ export interface operations {
                     /**
                      * @example {
                      *       "available": 2,
+                     *       "draining": false,
                      *       "draining_keys": 0,
                      *       "keepalive_every_seconds": 120,
                      *       "keepalive_ttl_seconds": 300,
@@ -3298,6 +3307,7 @@ export interface operations {
                     /**
                      * @example {
                      *       "available": 2,
+                     *       "draining": false,
                      *       "draining_keys": 0,
                      *       "keepalive_every_seconds": 120,
                      *       "keepalive_ttl_seconds": 300,
@@ -3332,6 +3342,7 @@ export interface operations {
                     /**
                      * @example {
                      *       "available": 2,
+                     *       "draining": false,
                      *       "draining_keys": 0,
                      *       "keepalive_every_seconds": 120,
                      *       "keepalive_ttl_seconds": 300,

@@ -6,7 +6,7 @@ import { once } from "node:events";
 import { after, before, test } from "node:test";
 import type { AddressInfo } from "node:net";
 import * as keypeg from "keypeg";
-import { Client, InvalidInput, KeypegError, Refused, UnexpectedAnswer, UnknownPool } from "keypeg";
+import { Client, InvalidInput, KeypegError, NoKeyAvailable, Refused, UnexpectedAnswer, UnknownPool } from "keypeg";
 import { seconds } from "./node_modules/keypeg/dist/duration.js";
 import { Parser } from "./node_modules/keypeg/dist/events.js";
 import { Server, poolOf, waitFor } from "./server.js";
@@ -150,6 +150,19 @@ test("a key is drained, quarantined and put back", async () => {
   const labels = [];
   for await (const key of client.keys(pool, { label: "no such label" })) labels.push(key);
   assert.deepEqual(labels, []);
+});
+
+test("a draining pool grants no key until it is undone", async () => {
+  const pool = await poolOf(client, 1);
+  const drain = (draining: boolean) => client.call("put", "/v1/pools/{pool}", { path: { pool }, body: { draining } });
+  assert.equal((await drain(true)).draining, true);
+  await assert.rejects(client.lease(pool, { wait: 60 }), (error: unknown) => {
+    assert.ok(error instanceof NoKeyAvailable);
+    assert.equal(error.problem.cause, "draining");
+    return true;
+  });
+  assert.equal((await drain(false)).draining, false);
+  await (await client.lease(pool)).release();
 });
 
 test("an event is read from any pieces of the stream", () => {

@@ -66,7 +66,7 @@ impl ClientSource {
 
     /// Acquires a random available key, and waits for one until `wait.total` has passed. While the
     /// server cannot be reached or accepts no requests, the request is repeated; other refusals are
-    /// returned at once. The `wait_seconds` of `request` are ignored.
+    /// returned at once, also that the pool is draining. The `wait_seconds` of `request` are ignored.
     pub async fn acquire_within(
         &self,
         pool: &str,
@@ -107,7 +107,7 @@ impl ClientSource {
             } else if matches!(code, Some(Code::LeaseEnded | Code::KeysGone)) {
                 // The answer was lost, and its lease has ended since.
                 attempts.key = new_key();
-            } else if code == Some(Code::NoKeyAvailable) {
+            } else if code == Some(Code::NoKeyAvailable) && !is_draining(&error) {
                 backoff.reset();
             } else if matches!(error, Error::WaitEnded { .. }) {
                 return Err(Error::WaitEnded { waited: total, last: None });
@@ -175,6 +175,12 @@ impl Attempts<'_> {
 
 pub(crate) fn is_unauthorized(error: &Error) -> bool {
     error.problem().is_some_and(|problem| problem.code == Code::Unauthorized)
+}
+
+/// Returns whether the pool is draining: it grants no key until an operator ends that.
+fn is_draining(error: &Error) -> bool {
+    let problem = error.problem();
+    problem.is_some_and(|problem| problem.extensions.cause.as_deref() == Some("draining"))
 }
 
 /// Returns whether the same request can succeed later.

@@ -116,7 +116,7 @@ class Acquire:
                 return await self._wait_once()
             except KeypegError as raised:
                 error = raised
-            if isinstance(error, NoKeyAvailable):
+            if isinstance(error, NoKeyAvailable) and error.is_temporary:
                 was_accepted = True
                 backoff.reset()
             elif isinstance(error, LeaseEnded | KeysGone):

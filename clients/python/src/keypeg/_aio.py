@@ -167,8 +167,12 @@ class AsyncClient:
         key_length: int | EllipsisType = ...,
         key_prefix: str | EllipsisType = ...,
         max_keys: int | EllipsisType | None = ...,
+        draining: bool | EllipsisType = ...,
     ) -> Pool:
-        """Creates a pool, or changes its policy; an argument that is left out keeps its value."""
+        """Creates a pool, or changes its policy; an argument that is left out keeps its value.
+
+        While a pool is `draining`, it grants no key and its leases run on.
+        """
         body = {
             "lease_ttl_seconds": lease_ttl_seconds,
             "max_hold_seconds": max_hold_seconds,
@@ -177,6 +181,7 @@ class AsyncClient:
             "key_length": key_length,
             "key_prefix": key_prefix,
             "max_keys": max_keys,
+            "draining": draining,
         }
         return _read(Pool.of, await self._call("PUT", _pool(pool), body, is_repeatable=True))
 

@@ -223,13 +223,16 @@ class UnknownKey(Refused, code="unknown_key"):
 
 
 class NoKeyAvailable(Refused, code="no_key_available"):
-    """No key can be granted now; `members` has `cause` and the counts."""
+    """No key can be granted now; `members` has `cause` and the counts.
+
+    If `cause` is `draining`, no wait helps: the pool grants no key until `draining` is false.
+    """
 
     next_step = "Wait for a key with wait=SECONDS, or add keys to the pool."
 
     @property
     def is_temporary(self) -> bool:
-        return True
+        return self.members.get("cause") != "draining"
 
 
 class KeyRequired(Refused, code="key_required"):

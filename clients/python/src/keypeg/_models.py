@@ -173,6 +173,8 @@ class Pool:
     next_purge_at: datetime | None
     draining_keys: int = 0
     """The leased keys that are quarantined when their leases end; `leased` contains them too."""
+    draining: bool = False
+    """Whether the pool grants no key; its leases run on."""
 
     @staticmethod
     def of(answer: Mapping[str, Any]) -> Pool:
@@ -195,6 +197,7 @@ class Pool:
             next_return_at=_optional_instant(answer["next_return_at"]),
             next_purge_at=_optional_instant(answer["next_purge_at"]),
             draining_keys=int(answer.get("draining_keys", 0)),
+            draining=bool(answer.get("draining", False)),
         )
 
 

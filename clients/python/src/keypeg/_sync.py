@@ -191,8 +191,12 @@ class Client:
         key_length: int | EllipsisType = ...,
         key_prefix: str | EllipsisType = ...,
         max_keys: int | EllipsisType | None = ...,
+        draining: bool | EllipsisType = ...,
     ) -> Pool:
-        """Creates a pool, or changes its policy; an argument that is left out keeps its value."""
+        """Creates a pool, or changes its policy; an argument that is left out keeps its value.
+
+        While a pool is `draining`, it grants no key and its leases run on.
+        """
         return self._run(
             lambda: self._async.put_pool(
                 pool,
@@ -203,6 +207,7 @@ class Client:
                 key_length=key_length,
                 key_prefix=key_prefix,
                 max_keys=max_keys,
+                draining=draining,
             )
         )
 

@@ -365,6 +365,24 @@ async fn a_wait_survives_lost_answers_and_ends_with_its_time() {
     assert_eq!(error.problem().map(|problem| problem.code), Some(Code::NoKeyAvailable));
 }
 
+/// The server refuses such a wait at once, so a client that repeated it would send ten requests a
+/// second.
+#[tokio::test]
+async fn a_wait_for_a_key_of_a_draining_pool_is_refused_at_once() {
+    let (_server, proxy, direct, client) = setup(3_600_000).await;
+    let drain = PolicyRequest { draining: Some(true), ..PolicyRequest::default() };
+    direct.put_pool("ci", &drain).await.unwrap();
+    let (counter, mut on_retry) = (AtomicUsize::new(0), |_: &Error| ());
+    let mut new_key = || key_of(&counter);
+    let wait = LongWait::new(Duration::from_hours(1), &mut new_key, &mut on_retry);
+    let (source, request) = (ClientSource::fixed(client), AcquireRequest::default());
+    let refused = source.acquire_within("ci", &request, wait);
+    let error = soon("the refusal", refused).await.unwrap_err();
+    let Error::Refused(problem) = &error else { panic!("{error:?}") };
+    assert_eq!(problem.extensions.cause.as_deref(), Some("draining"));
+    assert_eq!(proxy.requests("POST /v1/pools/ci/leases"), 1);
+}
+
 /// The repeat of a request whose answer was lost gets the stored answer. If its lease has ended by
 /// then, the wait needs a new Idempotency-Key, or it would get that answer again and again.
 #[tokio::test]
