@@ -10,6 +10,7 @@ mod cluster_calls;
 mod examples;
 mod links;
 mod parameters;
+mod pool_calls;
 mod schemas;
 
 pub(crate) use schemas::code_meanings;

@@ -211,7 +211,7 @@ fn pool_row(pool: &Pool, now: UnixMs) -> Row {
     let needs_attention = pool.waiting > 0 || (pool.total > 0 && pool.available == 0);
     Row {
         cells: vec![
-            pool.pool.clone(),
+            if pool.draining { format!("{} (draining)", pool.pool) } else { pool.pool.clone() },
             bar,
             pool.available.to_string(),
             pool.leased.to_string(),

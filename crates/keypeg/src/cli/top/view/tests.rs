@@ -149,3 +149,11 @@ fn a_failure_is_shown_and_the_last_answer_stays() {
     view.update(Ok(snapshot(Vec::new(), Vec::new())));
     assert_eq!(view.frame(size(80, 24))[1].text, "");
 }
+
+#[test]
+fn a_draining_pool_is_marked() {
+    let mut draining = pool("old", [2, 1, 0]);
+    draining["draining"] = json!(true);
+    let text = view(None, snapshot(vec![draining, pool("new", [2, 1, 0])], Vec::new())).table();
+    assert!(text.contains("old (draining)") && text.contains("new  "), "{text}");
+}
