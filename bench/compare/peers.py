@@ -79,11 +79,13 @@ class Peer:
 class Keypeg(Peer):
     name = "Keypeg"
     durable = True
+    keys_min = 1
 
     def start(self, directory):
         self.process, self.url = keypeg_serve(directory, durable=self.durable)
         self.options = ("--pool", "bench")
-        fill = [KEYPEG, "bench", "--server", self.url, "--pool", "bench", "--keys", self.size, "--for", "100ms",
+        keys = max(self.size, self.keys_min)
+        fill = [KEYPEG, "bench", "--server", self.url, "--pool", "bench", "--keys", keys, "--for", "100ms",
                 "--output", "json", "--connections", 1]
         run = subprocess.run([str(word) for word in fill], capture_output=True, text=True)
         if run.returncode not in (0, 70):
@@ -97,6 +99,9 @@ class KeypegEphemeral(Keypeg):
 
 class KeypegVerify(Keypeg):
     """Verifies leased keys, as a gateway does for each request."""
+
+    # Each connection of each slice leases a key and leaves it leased.
+    keys_min = 20_000
 
     name = "Keypeg, verify"
     workload = "verify"

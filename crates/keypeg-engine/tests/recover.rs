@@ -421,15 +421,19 @@ fn no_interrupted_start_leaves_a_gap_in_the_preallocated_segments() {
     disk.sync_dir().expect("syncs");
     let mut operation = 0;
     loop {
-        let mut interrupted = disk.copy();
+        let interrupted = disk.copy();
         interrupted.crash_at(Some(CrashAt { operation, after: true }));
         let opened = Driver::open(Arc::new(interrupted.clone()), &clock, 1);
         if !interrupted.has_crashed() {
             break;
         }
         drop(opened);
-        interrupted = interrupted.after_crash(&mut SeededRandom(operation));
-        assert_eq!(open(&interrupted, &clock).recovery.keys, 3, "interrupted at {operation}");
+        // Each seed keeps other operations of those that were not synced.
+        for seed in 0..32 {
+            let after = interrupted.after_crash(&mut SeededRandom(seed));
+            let keys = open(&after, &clock).recovery.keys;
+            assert_eq!(keys, 3, "interrupted at {operation}, seed {seed}");
+        }
         operation += 1;
     }
     assert!(operation > 8, "{operation} operations");

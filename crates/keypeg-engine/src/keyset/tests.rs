@@ -132,3 +132,27 @@ fn a_key_that_lives_between_two_checkpoints_leaves_only_its_retired_value() {
     commit(&keyset, &[quarantine(1), Fact::KeyPurged { pool: POOL, key: KeyNumber(1) }]);
     assert_eq!(rows(&keyset, POOL), [0, 0, 2, 1, 1]);
 }
+
+/// The database compares no page with its checksum when it reads one after the start, so a lookup
+/// compares the row itself: a value that is wrongly not retired would be granted again.
+#[test]
+fn a_lookup_compares_the_row_of_a_retired_value_with_its_crc() {
+    let dir = TempDir::new();
+    let keyset = open(&dir);
+    commit(&keyset, &[created(POOL, "pool")]);
+    let id = KeyId(77);
+    let write = |crc: u32| {
+        let transaction = keyset.database().begin_write().expect("writes");
+        transaction
+            .open_table(RETIRED)
+            .expect("opens")
+            .insert((POOL.0, id.0), crc)
+            .expect("writes");
+        transaction.commit().expect("commits");
+    };
+    write(retired_crc((POOL.0, id.0)));
+    assert_eq!(*keyset.retired(POOL, &[KeyId(76), id]).expect("reads"), [1]);
+    write(retired_crc((POOL.0, id.0)) ^ 1);
+    let error = keyset.retired(POOL, &[id]).expect_err("a damaged row").to_string();
+    assert!(error.contains("does not match its CRC"), "{error}");
+}
