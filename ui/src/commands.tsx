@@ -7,6 +7,8 @@ export interface Action {
   body?: unknown;
   /** The same action by the command line; null where it has no command. */
   keypeg: string | null;
+  /** Words after the options of that command, which can begin with a hyphen. */
+  operands?: string[];
 }
 
 /** Quotes a word for a shell. */
@@ -26,7 +28,8 @@ function curl(action: Action, withToken: boolean): string {
 }
 
 function keypeg(action: Action): string | null {
-  return action.keypeg && `${action.keypeg} --server ${quoted(location.origin)}`;
+  const operands = action.operands === undefined ? "" : ` -- ${action.operands.map(quoted).join(" ")}`;
+  return action.keypeg && `${action.keypeg} --server ${quoted(location.origin)}${operands}`;
 }
 
 export function Commands({ action, withToken }: { action: Action; withToken: boolean }) {

@@ -97,15 +97,15 @@ function EventRow({ row }: { row: Row }) {
       <td>{typeof id === "string" && <code class="id">{visible(id)}</code>}</td>
       <td class="text details">
         {Object.entries(details).filter(([, value]) => value !== null).map(([key, value]) => (
-          <span key={key}><span class="muted">{visible(key)}</span> <bdi>{textOfValue(value)}</bdi></span>
+          <span key={key}><span class="muted">{visible(key)}</span> <bdi>{textOfValue(key, value)}</bdi></span>
         ))}
       </td>
     </tr>
   );
 }
 
-function textOfValue(value: unknown): string {
-  if (Array.isArray(value)) return value.length === 1 ? visible(String(value[0])) : `${count(value.length)} ids`;
+function textOfValue(key: string, value: unknown): string {
+  if (Array.isArray(value)) return value.length === 1 ? visible(String(value[0])) : `${count(value.length)} ${key === "labels" ? "labels" : "ids"}`;
   const text = typeof value === "string" ? value : JSON.stringify(value);
   return visible(text.length > 300 ? `${text.slice(0, 300)}…` : text);
 }

@@ -64,7 +64,7 @@ function PoolCounts({ pool }: { pool: Pool }) {
           </div>
         ))}
       </div>
-      <p class="muted">{count(pool.total)} keys; {policy.filter((part) => part !== null).join(", ")}.</p>
+      <p class="muted">{count(pool.total)} keys{pool.draining_keys > 0 && <>, {count(pool.draining_keys)} of them draining</>}; {policy.filter((part) => part !== null).join(", ")}.</p>
     </section>
   );
 }

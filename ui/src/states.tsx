@@ -5,6 +5,9 @@ import { count } from "./format";
 
 export const STATES: KeyState[] = ["available", "leased", "resting", "quarantined"];
 
+/** A leased key that is quarantined when its lease ends: a part of the leased keys, not a further state. */
+export const DRAINING = "draining";
+
 export type Counts = Record<KeyState, number>;
 
 /** The share of each state of one pool. Each state that has a key is at least visible. */

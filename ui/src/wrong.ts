@@ -72,7 +72,7 @@ export function poolFindings(pools: Iterable<Pool>): Finding[] {
     }
     if (quarantined > 0) {
       const keys = quarantined === 1 ? "1 key is quarantined" : `${count(quarantined)} keys are quarantined`;
-      found.push({ level: "warning", pool, text: `${keys}: read the reason, then force-release or delete.`, weight: quarantined });
+      found.push({ level: "warning", pool, text: `${keys}: read the reason, then put back or delete.`, weight: quarantined });
     }
   }
   return found.sort((one, other) => other.weight - one.weight);

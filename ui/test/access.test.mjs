@@ -11,6 +11,8 @@ before(async () => {
       ["admin", ["*"], ["admin"]],
       ["reader", ["team-*"], ["read"]],
       ["operator", ["*"], ["read", "force", "keys"]],
+      ["forcer", ["*"], ["read", "force"]],
+      ["keeper", ["*"], ["read", "keys"]],
       ["lender", ["*"], ["lend"]],
     ],
   });
@@ -61,7 +63,7 @@ test("a reader of certain pools sees these alone, and no action", async () => {
   assert.equal(await page.getByRole("button", { name: "Create pool" }).count(), 0);
   await page.locator(".pool-table").getByRole("link", { name: "team-a" }).click();
   await page.locator(".key-table").getByText("job").waitFor();
-  for (const name of [/Force-release/, /Delete/, /Reveal/]) assert.equal(await page.getByRole("button", { name }).count(), 0);
+  for (const name of [/Force-release/, /Quarantine/, /Label/, /Delete/, /Reveal/]) assert.equal(await page.getByRole("button", { name }).count(), 0);
   assert.equal(await page.getByRole("link", { name: "Add keys" }).count(), 0);
   await page.getByRole("link", { name: "Policy" }).click();
   await page.getByText("To change the policy, a token needs the scope admin.").waitFor();
@@ -80,6 +82,21 @@ test("a command names the variable of the token, never the token", async () => {
   await dialog.getByText("As a command").click();
   await dialog.getByText('-H "Authorization: Bearer $KEYPEG_TOKEN"').waitFor();
   assert.ok(!(await page.content()).includes(server.tokens.operator));
+});
+
+test("the scopes force and keys each allow their actions alone", async () => {
+  for (const [name, offered, withheld] of [
+    ["forcer", ["Force-release", "Quarantine"], ["Label", "Delete", "Reveal"]],
+    ["keeper", ["Label", "Delete"], ["Force-release", "Quarantine", "Reveal"]],
+  ]) {
+    const page = await open(server, { hash: "#/pools/team-a/keys" });
+    await signIn(page, server.tokens[name]);
+    await page.locator(".key-table").getByText("job").waitFor();
+    const texts = await page.locator(".key-table .actions button").allTextContents();
+    for (const text of offered) assert.ok(texts.includes(text), `${name}: ${text}`);
+    for (const text of withheld) assert.ok(!texts.includes(text), `${name}: ${text}`);
+    await page.context().close();
+  }
 });
 
 test("a token without the scope read shows why nothing is there", async () => {

@@ -42,9 +42,9 @@ function shown(payload) {
   return payload.replace(/[\u200b\u200d\u2060\ufeff\u202e]/g, (character) => `\u27e8U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}\u27e9`);
 }
 
-async function assertHarmless(page, selector) {
+async function assertHarmless(page, selector, payloads = PAYLOADS) {
   const texts = await page.locator(selector).allTextContents();
-  for (const payload of PAYLOADS) {
+  for (const payload of payloads) {
     assert.ok(texts.some((text) => text.includes(shown(payload))), `not shown: ${JSON.stringify(payload)}`);
   }
   const state = await page.evaluate(() => ({
@@ -76,7 +76,30 @@ test("hostile holders, reasons and events are text", async () => {
   }
   const keys = await open(server, { hash: "#/pools/hostile/keys" });
   await keys.locator(".key-table tbody tr").nth(PAYLOADS.length - 1).waitFor();
-  await assertHarmless(keys, ".key-table .text");
+  await assertHarmless(keys, ".key-table .text:not(.label)");
+});
+
+test("hostile labels are text, also in questions, commands and events", async () => {
+  await server.call("PUT", "/v1/pools/labels", { lease_ttl_seconds: 3600 });
+  // The server refuses labels with characters that do not print; every other text is one.
+  const allowed = PAYLOADS.filter((payload) => payload === shown(payload));
+  assert.ok(allowed.length >= 18);
+  const events = await open(server, { hash: "#/pools/labels/events" });
+  await events.locator(".event-table tbody tr").filter({ hasText: "resync" }).waitFor();
+  const { keys } = await server.call("POST", "/v1/pools/labels/keys", { count: allowed.length, labels: allowed });
+  for (const [index, { id }] of keys.entries()) await server.call("PATCH", `/v1/pools/labels/keys/${id}`, { label: `${allowed[index].slice(0, 127)}.` });
+  await events.locator(".event-table tbody tr").nth(allowed.length).waitFor();
+  await assertHarmless(events, ".event-table .details", allowed.map((payload) => payload.slice(0, 127)));
+  for (const [index, { id }] of keys.entries()) await server.call("PATCH", `/v1/pools/labels/keys/${id}`, { label: allowed[index] });
+  const page = await open(server, { hash: "#/pools/labels/keys" });
+  await page.locator(".key-table tbody tr").nth(allowed.length - 1).waitFor();
+  await assertHarmless(page, ".key-table .label", allowed);
+  for (const { id } of keys) {
+    await page.getByRole("button", { name: `Label key ${id}` }).click();
+    await page.getByRole("dialog").getByText("As a command").click();
+    await assertHarmless(page, "dialog", []);
+    await page.keyboard.press("Escape");
+  }
 });
 
 test("a hostile value is text when it is revealed, and as a name of a pool it is refused", async () => {

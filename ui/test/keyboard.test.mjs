@@ -67,6 +67,40 @@ test("from the first screen to a force-release without a pointer", async () => {
   assert.deepEqual(page.faults, []);
 });
 
+test("a key is labelled, drained and put back without a pointer", async () => {
+  await server.call("PUT", "/v1/pools/keys", { lease_ttl_seconds: 3600 });
+  const [{ id }] = (await server.call("POST", "/v1/pools/keys/keys", { count: 1 })).keys;
+  const lease = await server.call("POST", "/v1/pools/keys/leases", {});
+  const page = await open(server, { hash: "#/pools/keys/keys" });
+  await page.locator(".key-table").getByText(id).waitFor();
+  await tabTo(page, /^Label key/);
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog").waitFor();
+  await tabTo(page, /^Label/);
+  await page.keyboard.type("account 1");
+  await page.keyboard.press("Enter");
+  await page.locator(".key-table").getByText("account 1").waitFor();
+  await page.evaluate(() => document.activeElement?.blur());
+  await tabTo(page, /^Quarantine key/);
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog").waitFor();
+  await tabTo(page, /^When the lease ends/);
+  await tabTo(page, /^Drain$/);
+  await page.keyboard.press("Enter");
+  await page.locator(".key-table .draining").waitFor();
+  await server.call("POST", `/v1/pools/keys/leases/${lease.id}/release`, {});
+  await page.getByRole("button", { name: /^Put back/ }).waitFor();
+  await page.evaluate(() => document.activeElement?.blur());
+  await tabTo(page, /^Put back key/);
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog").waitFor();
+  await tabTo(page, /^Put back$/);
+  await page.keyboard.press("Space");
+  await page.getByRole("dialog").waitFor({ state: "detached" });
+  assert.equal((await server.call("GET", "/v1/pools/keys")).available, 1);
+  assert.deepEqual(page.faults, []);
+});
+
 test("the focus stays inside a question", async () => {
   const page = await open(server);
   await page.getByRole("button", { name: "Create pool" }).focus();
