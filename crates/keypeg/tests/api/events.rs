@@ -76,9 +76,11 @@ async fn each_change_of_a_pool_is_an_event() {
     client.delete_key("ci", &lease.key_id).await.unwrap();
     let Some(Event::Deleted(deleted)) = next(&mut events).await else { panic!("deleted") };
     assert_eq!((deleted.key_id, deleted.was), (lease.key_id, KeyState::Available));
-    let policy = PolicyRequest { rest_seconds: Some(Seconds::from_ms(1_500)), ..policy };
+    let rest_seconds = Some(Seconds::from_ms(1_500));
+    let policy = PolicyRequest { rest_seconds, draining: Some(true), ..policy };
     client.put_pool("ci", &policy).await.unwrap();
     let Some(Event::Policy(changed)) = next(&mut events).await else { panic!("policy") };
+    assert!(changed.draining);
     assert_eq!(changed.rest_seconds, Seconds::from_ms(1_500));
     client.delete_pool("ci").await.unwrap();
     let Some(Event::Dropped(_)) = next(&mut events).await else { panic!("dropped") };
