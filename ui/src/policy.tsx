@@ -3,6 +3,7 @@ import { useState } from "preact/hooks";
 import { call, type Pool, type PolicyRequest, poolPath, textOf } from "./api";
 import { Commands } from "./commands";
 import { Confirm } from "./dialog";
+import { DrainCard } from "./drain";
 import { count, setting } from "./format";
 import { useSession } from "./session";
 
@@ -123,6 +124,7 @@ export function PolicyEditor({ pool, changed }: { pool: Pool; changed: () => voi
           )}
           <p class="muted">A change applies to later grants and keep-alives, not to running leases and deadlines.</p>
         </div>
+        {canEdit && <DrainCard pool={pool} changed={changed} />}
         {canEdit && pool.pool !== "default" && (
           <div class="card">
             <h2>Delete the pool</h2>

@@ -2,6 +2,7 @@
 import { call, Failure, type Pool, poolPath, textOf } from "./api";
 import { AddKeys } from "./add_keys";
 import { Events } from "./events";
+import { DrainBanner } from "./drain";
 import { count, setting } from "./format";
 import { HistoryCharts } from "./history";
 import { Keys } from "./keys";
@@ -28,6 +29,7 @@ export function PoolView({ name, tab }: { name: string; tab: Tab }) {
       )}
       {shown && (
         <>
+          {shown.draining && <DrainBanner pool={shown} changed={refresh} />}
           <PoolCounts pool={shown} />
           <HistoryCharts pool={name} theme={session.theme} />
           <nav class="tabs" aria-label="Parts of the pool">

@@ -60,8 +60,11 @@ export function serverFindings(metrics: Metrics, before: Metrics | null, nowMs: 
 /** Findings of the pools, the worst first. */
 export function poolFindings(pools: Iterable<Pool>): Finding[] {
   const found: (Finding & { weight: number })[] = [];
-  for (const { pool, total, available, quarantined, waiting, leased } of pools) {
-    if (available === 0 && waiting > 0) {
+  for (const { pool, total, available, quarantined, waiting, leased, draining } of pools) {
+    if (draining) {
+      const leases = leased === 1 ? "1 lease runs on" : `${count(leased)} leases run on`;
+      found.push({ level: "warning", pool, text: `The pool is draining and grants no key; ${leases}.`, weight: 1e6 + total });
+    } else if (available === 0 && waiting > 0) {
       const keys = total === 0 ? "the pool has no key" : `none of ${count(total)} keys is available`;
       const waits = waiting === 1 ? "1 request waits" : `${count(waiting)} requests wait`;
       found.push({ level: "error", pool, text: `${waits}: ${keys}.`, weight: 1e9 + waiting });

@@ -1,4 +1,4 @@
-// The actions on one key: label, quarantine, drain, and the way back.
+// The actions on one key: label, quarantine, drain, and the way back; and the drain of a pool.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { closeBrowser, DESKTOP, open, PHONE, seriousFindings, Server, shot } from "./support.mjs";
@@ -118,6 +118,38 @@ test("the filter shows draining keys alone", async () => {
   await server.call("DELETE", `/v1/pools/filter/keys/${leased[1].id}/quarantine`);
   await page.getByText("No key is draining.").waitFor();
   assert.deepEqual(page.faults, []);
+});
+
+test("a pool is drained after a question, and the banner undoes it", async () => {
+  await pool("off", 2);
+  await server.call("PUT", "/v1/pools/off", { max_hold_seconds: 86_400 });
+  const lease = await server.call("POST", "/v1/pools/off/leases", { holder: "job 7" });
+  const page = await open(server, { hash: "#/pools/off/policy" });
+  await page.getByRole("button", { name: "Drain pool" }).click();
+  const dialog = page.getByRole("dialog", { name: "Drain the pool off?" });
+  await dialog.getByText("As a command").click();
+  await dialog.getByText(`keypeg pool drain off --server ${server.url}`).waitFor();
+  await dialog.getByText('{"draining":true}').waitFor();
+  await dialog.getByRole("button", { name: "Cancel" }).click();
+  assert.equal((await server.call("GET", "/v1/pools/off")).draining, false, "it asks first");
+  await page.getByRole("button", { name: "Drain pool" }).click();
+  await dialog.getByRole("button", { name: "Drain pool" }).click();
+  await page.getByText("The pool grants no key; 1 lease runs on.").waitFor();
+  await assert.rejects(server.call("POST", "/v1/pools/off/leases", {}), /draining/);
+  await server.call("POST", `/v1/pools/off/leases/${lease.id}/renew`, {});
+  await looksRight(page, "pool-draining-desktop-light");
+
+  const phone = await open(server, { viewport: PHONE, colours: "dark" });
+  await phone.locator(".findings").getByText("The pool is draining and grants no key; 1 lease runs on.").waitFor();
+  await phone.locator(".findings").getByRole("link", { name: "off", exact: true }).click();
+  await phone.getByRole("button", { name: "Undo the drain" }).first().click();
+  await phone.getByRole("dialog").getByText("As a command").click();
+  await phone.getByRole("dialog").getByText("keypeg pool drain off --undo").waitFor();
+  await looksRight(phone, "question-undo-drain-phone-dark");
+  await phone.getByRole("dialog").getByRole("button", { name: "Undo the drain" }).click();
+  await phone.getByText("The pool grants no key").waitFor({ state: "detached" });
+  await server.call("POST", "/v1/pools/off/leases", {});
+  assert.deepEqual([...page.faults, ...phone.faults], []);
 });
 
 for (const [device, viewport] of [["desktop", DESKTOP], ["phone", PHONE]]) {
