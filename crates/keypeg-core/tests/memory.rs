@@ -7,8 +7,8 @@
 use keypeg_core::{
     ANSWERS_MAX, AcquireOptions, BodyDigest, BorrowerId, Fact, IdHashKey, IdempotencyKey,
     ImportOptions, KEY_BYTES_MIN, KeyId, KeyRef, LeaseId, Limits, Now, Policy, PolicyPatch, Pool,
-    PoolName, Pools, Refusal, ReleaseOptions, Secret, SharedState, StepContext, WaitOptions,
-    WaiterId, answers_max,
+    PoolName, Pools, QuarantineOptions, Refusal, ReleaseOptions, Secret, SharedState, StepContext,
+    WaitOptions, WaiterId, answers_max,
 };
 use keypeg_testkit::ScaledRandom;
 
@@ -110,6 +110,19 @@ impl Server {
         self.with_pool(|pool, shared, step| pool.delete(shared, step, &KeyRef::Id(key))).map(drop)
     }
 
+    fn label(&mut self, key: KeyId, label: Option<&str>) -> Result<(), Refusal> {
+        let key = KeyRef::Id(key);
+        self.with_pool(|pool, shared, step| pool.set_label(shared, step, &key, label)).map(drop)
+    }
+
+    /// Quarantines a key: a leased one when its lease ends.
+    fn quarantine(&mut self, key: KeyId, reason: Option<&str>) -> Result<(), Refusal> {
+        let options = QuarantineOptions { when_free: true, reason: reason.map(Into::into) };
+        let key = KeyRef::Id(key);
+        self.with_pool(|pool, shared, step| pool.quarantine_key(shared, step, &key, &options))
+            .map(drop)
+    }
+
     fn keys(&self) -> Vec<KeyId> {
         self.pools.key_ids(&pool_name("p"))
     }
@@ -169,6 +182,21 @@ fn the_bytes_that_are_counted_are_those_that_are_allocated() {
             }
         });
     }
+    for (what, leases) in [("quarantines by id", 0), ("drains with reasons", 6_000)] {
+        check_against_the_allocator(what, |server| {
+            server.generate(6_000).expect("room");
+            (0..leases).for_each(|_| assert!(server.acquire(&holder).is_ok()));
+            for key in server.keys() {
+                server.quarantine(key, Some(&reason)).expect("room");
+            }
+        });
+    }
+    check_against_the_allocator("labels", |server| {
+        server.generate(6_000).expect("room");
+        for (number, key) in server.keys().into_iter().enumerate() {
+            server.label(key, Some(&format!("{number} {reason}"))).expect("room");
+        }
+    });
     check_against_the_allocator("requests that wait", |server| {
         (0..6_000).for_each(|_| server.wait(&holder).expect("room"));
     });
@@ -290,6 +318,33 @@ fn a_full_server_refuses_leases_and_waits_and_accepts_every_release() {
     assert_eq!(refused, Some(Refusal::MemoryFull { max: MAX }));
     let bytes = other.pools.bytes();
     assert!(bytes <= MAX + CHUNKS, "{bytes} bytes of {MAX}");
+}
+
+/// Texts of keys that exist take the memory for keys: a label, and the reason of a quarantine that
+/// begins when a lease ends. A call without a text is never refused.
+#[test]
+fn a_full_server_refuses_labels_and_reasons_but_no_quarantine() {
+    const MAX: u64 = 4 << 20;
+    type Add = fn(&mut Server, KeyId, Option<&str>) -> Result<(), Refusal>;
+    let ways: [(&str, Add); 2] = [("labels", Server::label), ("reasons", Server::quarantine)];
+    for (what, add) in ways {
+        let mut server = Server::new(MAX);
+        server.generate(10_000).expect("room");
+        let keys = server.keys();
+        (0..keys.len()).for_each(|_| assert!(server.acquire("job").is_ok()));
+        let text = "t".repeat(256);
+        // Keys with the same label share it.
+        let mut texts = (0..).map(|number| format!("{number} {text}"));
+        let mut next = || texts.next().expect("endless");
+        let refused = keys.iter().find_map(|key| add(&mut server, *key, Some(&next())).err());
+        let max = MAX / 4 * 3;
+        assert_eq!(refused, Some(Refusal::KeyMemoryFull { max }), "{what}");
+        let bytes = server.pools.bytes();
+        assert!((max / 10 * 8..=max + CHUNKS).contains(&bytes), "{what}: {bytes} of {max}");
+        add(&mut server, keys[keys.len() - 1], None).expect("a call without a text is accepted");
+        add(&mut server, keys[0], None).expect("it takes no memory");
+        server.pools.check_invariants();
+    }
 }
 
 #[test]
