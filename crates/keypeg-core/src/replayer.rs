@@ -17,7 +17,7 @@ use crate::shared::{Counters, Limits};
 use hashbrown::HashMap;
 
 /// Pools during a replay: first the rows of the database, then the facts of the journal.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Replayer {
     pools: Pools,
     by_id: HashMap<PoolId, ReplayedPool, foldhash::fast::RandomState>,

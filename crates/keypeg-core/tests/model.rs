@@ -13,7 +13,7 @@ mod journal;
 #[path = "support/naive.rs"]
 mod naive;
 
-use agree::{BORROWERS, LIMITS, drain, ids, pool_name};
+use agree::{BORROWERS, LIMITS, Replay, drain, ids, pool_name};
 use journal::Journal;
 use keypeg_core::{
     AcquireOptions, AddKeys, Borrower, Fact, FactSink, Granted, ImportOptions, KeyId, KeyRef,
@@ -110,6 +110,8 @@ struct Run {
     real: Pools,
     naive: Naive,
     journal: Journal,
+    /// The replay of the journal up to the last comparison.
+    replay: Replay,
     keys: Vec<(KeyId, Secret)>,
     leases: Vec<LeaseId>,
     last_token: u64,
@@ -144,6 +146,7 @@ impl Run {
             real: Pools::new(ids(), LIMITS, 1),
             naive: Naive::new(LIMITS),
             journal: Journal::default(),
+            replay: Replay::new(),
             keys: vec![],
             leases: vec![],
             last_token: 0,
@@ -162,10 +165,15 @@ impl Run {
             self.random_call();
             agree::check(&self.real, &self.naive, self.now);
             if step % 16 == 0 || self.refusals.get("Settling").copied() > settlings {
-                agree::compare(&self.real, &self.naive, self.now, &self.journal);
+                self.compare_all();
             }
         }
-        agree::compare(&self.real, &self.naive, self.now, &self.journal);
+        self.compare_all();
+    }
+
+    fn compare_all(&mut self) {
+        let facts = (&self.journal, &mut self.replay);
+        agree::compare(&self.real, &self.naive, self.now, facts);
     }
 
     fn random_call(&mut self) {

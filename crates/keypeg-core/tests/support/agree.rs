@@ -1,13 +1,15 @@
 //! Compares the real pools with the naive ones: cheaply after every step, fully on copies.
 //!
 //! The naive pools are never behind; the real ones may be, by what is due and not ended yet, and
-//! must then report that something is due. The full comparison also covers the replayed pools.
+//! must then report that something is due. The full comparison also covers the replayed pools. Their
+//! replay continues from one comparison to the next, so that each fact is applied once.
 
 use super::journal::Journal;
 use super::naive::{Naive, NaivePool};
 use keypeg_core::{
     AcquireOptions, Borrower, Fact, FactSink, Granted, IdHashKey, ImportOptions, KeyRef, Limits,
-    NextDue, Now, Pool, PoolName, Pools, Refusal, ReleaseOptions, Secret, SharedState, StepContext,
+    NextDue, Now, Pool, PoolName, Pools, Refusal, ReleaseOptions, Replayer, Secret, SharedState,
+    StepContext,
 };
 use keypeg_testkit::ScaledRandom;
 
@@ -59,13 +61,40 @@ pub(crate) fn check(real: &Pools, naive: &Naive, now: Now) {
     assert!(next_due == expected || next_due == at_once, "{next_due:?}");
 }
 
+/// The replay of a journal, up to the last comparison.
+#[derive(Debug)]
+pub(crate) struct Replay {
+    replayer: Replayer,
+    /// The number of facts that it has applied.
+    applied: usize,
+}
+
+impl Replay {
+    pub(crate) fn new() -> Self {
+        Self { replayer: Replayer::new(ids(), LIMITS, 1), applied: 0 }
+    }
+
+    /// Returns the pools as they are after a start with the journal and these facts behind it.
+    fn with(&mut self, journal: &Journal, behind: &Journal, now: Now) -> Pools {
+        let applied = journal.replay_from(self.applied, &mut self.replayer);
+        self.applied = applied.expect("consistent facts");
+        let mut replayer = self.replayer.clone();
+        behind.replay_from(0, &mut replayer).expect("consistent facts");
+        replayer.finish(now)
+    }
+}
+
 /// Compares everything, on copies: with the model, and with the replayed pools.
-pub(crate) fn compare(real: &Pools, naive: &Naive, now: Now, journal: &Journal) {
-    let (mut live, mut journal) = (real.clone(), journal.clone());
-    drain(&mut live, now, &mut journal);
+pub(crate) fn compare(
+    real: &Pools,
+    naive: &Naive,
+    now: Now,
+    (journal, replay): (&Journal, &mut Replay),
+) {
+    let (mut live, mut ended) = (real.clone(), Journal::default());
+    drain(&mut live, now, &mut ended);
     let started = Now { serving_us: 0, ..now };
-    let replayed = journal.replay((ids(), LIMITS, 1), started);
-    let mut replayed = replayed.expect("consistent facts");
+    let mut replayed = replay.with(journal, &ended, started);
     replayed.check_invariants();
     assert_eq!(replayed.counters(), live.counters());
     assert!(replayed.next_token() >= live.next_token(), "tokens never decrease");

@@ -31,10 +31,20 @@ impl Journal {
         now: Now,
     ) -> Result<Pools, ReplayError> {
         let mut replayer = Replayer::new(ids, limits, first_token);
-        for entry in &self.entries {
+        self.replay_from(0, &mut replayer)?;
+        Ok(replayer.finish(now))
+    }
+
+    /// Applies the facts behind the first `applied` ones. Returns how many facts there are.
+    pub(crate) fn replay_from(
+        &self,
+        applied: usize,
+        replayer: &mut Replayer,
+    ) -> Result<usize, ReplayError> {
+        for entry in &self.entries[applied..] {
             replayer.apply(&entry.whole(), keypeg_core::Checkpointed::No)?;
         }
-        Ok(replayer.finish(now))
+        Ok(self.entries.len())
     }
 }
 
