@@ -57,9 +57,9 @@ fn each_command_makes_its_call_and_prints_the_answer() {
     let table = utf8(&check(tool(&server, &["pools"]), 0, "").stdout);
     assert_eq!(
         table,
-        "POOL     AVAILABLE  LEASED  RESTING  QUARANTINED  TOTAL  WAITING\n\
-         ci       1          0       0        0            1      0\n\
-         default  0          0       0        0            0      0\n"
+        "POOL     AVAILABLE  LEASED  RESTING  QUARANTINED  TOTAL  WAITING  DRAINING\n\
+         ci       1          0       0        0            1      0        false\n\
+         default  0          0       0        0            0      0        false\n"
     );
 }
 
