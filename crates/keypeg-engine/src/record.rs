@@ -24,6 +24,10 @@ use zeroize::Zeroizing;
 /// The greatest key number accepted from disk: no server ever creates so many keys.
 pub(crate) const KEY_NUMBER_MAX: u64 = u64::MAX / 2;
 
+/// The greatest pool number accepted from disk: no server ever creates so many pools. The number
+/// after it fits.
+pub(crate) const POOL_NUMBER_MAX: u32 = u32::MAX / 2;
+
 /// The greatest fencing token accepted from disk: a server cannot grant as many tokens as lie
 /// between it and [`TOKEN_MAX`].
 pub(crate) const REPLAYED_TOKEN_MAX: u64 = TOKEN_MAX - (1 << 50);
@@ -338,7 +342,7 @@ fn fact<'a>(kind: u8, fields: &Fields<'a>, lease_us: u64) -> Result<Fact<'a>, Re
     let pool = PoolId(fields.narrow(POOL)?);
     let key = KeyNumber(fields.number(tag::KEY));
     let token = fields.number(TOKEN);
-    if key.0 > KEY_NUMBER_MAX || token > REPLAYED_TOKEN_MAX {
+    if pool.0 > POOL_NUMBER_MAX || key.0 > KEY_NUMBER_MAX || token > REPLAYED_TOKEN_MAX {
         return Err(NUMBER_OUT_OF_RANGE);
     }
     let of_answer = [tag::KEPT_UNTIL, tag::EXPIRES, tag::KEY_EXPIRES];

@@ -19,7 +19,9 @@ use crate::layout::{
 };
 use crate::meta::Meta;
 use crate::preallocator::ReadySegment;
-use crate::record::{KEY_NUMBER_MAX, REPLAYED_TOKEN_MAX, RecordError, RecordReader};
+use crate::record::{
+    KEY_NUMBER_MAX, POOL_NUMBER_MAX, REPLAYED_TOKEN_MAX, RecordError, RecordReader,
+};
 use crate::seal::Installation;
 use crate::start::{StartError, corrupt, io, missing};
 use crate::times::LastClock;
@@ -197,7 +199,7 @@ impl ReplayedJournal {
         check_clock(&name, 0, head.lease_us)?;
         let Counters { next_key, next_pool, tokens_reserved } = head.counters;
         if next_key > KeyNumber(KEY_NUMBER_MAX)
-            || next_pool > PoolId(u32::MAX / 2)
+            || next_pool > PoolId(POOL_NUMBER_MAX)
             || tokens_reserved > REPLAYED_TOKEN_MAX
         {
             return Err(corrupt(&name, 0, "a counter is out of range"));
