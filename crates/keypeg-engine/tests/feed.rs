@@ -6,63 +6,20 @@
 mod support;
 
 use keypeg_core::{
-    KeyCounts, KeyId, KeyRef, KeyState, LeaseId, NewLabels, PolicyPatch, PoolName, Refusal,
-    ReleaseOptions,
+    KeyCounts, KeyRef, KeyState, LeaseId, NewLabels, PolicyPatch, Refusal, ReleaseOptions,
 };
 use keypeg_engine::feed::SUBSCRIBERS_MAX;
 use keypeg_store::{Call, Reply, RequestError};
-use keypeg_store::{
-    FeedBatch, FeedEvent, FeedEventKind, Subscriber, Subscription, TooManySubscribers,
-};
+use keypeg_store::{FeedBatch, FeedEventKind, TooManySubscribers};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use support::sim_disk::{CrashAt, SimDisk};
+use support::subscriber::{
+    Reader, event_kinds, events, force_release, in_memory, name, next, put_pool, resync, subscribe,
+    subscription,
+};
 use support::{Driver, ManualClock, WALL_US, default_pool, engine_config};
-
-fn in_memory() -> Driver {
-    Driver::open_with(None, &ManualClock::new(), 1, &engine_config()).expect("opens")
-}
-
-fn name(text: &str) -> PoolName {
-    PoolName::parse(text).expect("a name")
-}
-
-type Reader = Box<dyn Subscriber>;
-
-fn subscription(driver: &mut Driver, pool: &str) -> Arc<dyn Subscription> {
-    match driver.call(Call::Subscribe { pool: name(pool) }) {
-        Reply::Subscription(subscription) => subscription,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn subscribe(driver: &mut Driver, pool: &str) -> Reader {
-    subscription(driver, pool).subscribe(None).expect("below the limit")
-}
-
-/// Returns the next batch.
-fn next(subscriber: &mut Reader) -> Poll<Option<FeedBatch>> {
-    subscriber.poll_next(&mut Context::from_waker(Waker::noop()), 7)
-}
-
-/// Returns all events that can be read now.
-#[track_caller]
-fn events(subscriber: &mut Reader) -> Vec<FeedEvent> {
-    let mut all = Vec::new();
-    while let Poll::Ready(batch) = next(subscriber) {
-        match batch {
-            Some(FeedBatch::Events(events)) => all.extend(events),
-            other => panic!("expected events, got {other:?}"),
-        }
-    }
-    all
-}
-
-#[track_caller]
-fn event_kinds(subscriber: &mut Reader) -> Vec<FeedEventKind> {
-    events(subscriber).into_iter().map(|event| event.kind).collect()
-}
 
 #[track_caller]
 fn event_kinds_of_batch(batch: Poll<Option<FeedBatch>>) -> Vec<FeedEventKind> {
@@ -74,25 +31,8 @@ fn event_kinds_of_batch(batch: Poll<Option<FeedBatch>>) -> Vec<FeedEventKind> {
     }
 }
 
-#[track_caller]
-fn resync(subscriber: &mut Reader) -> (u64, KeyCounts) {
-    match next(subscriber) {
-        Poll::Ready(Some(FeedBatch::Resync { seq, counts, .. })) => (seq, counts),
-        other => panic!("expected a resync, got {other:?}"),
-    }
-}
-
 fn release(lease: LeaseId, options: ReleaseOptions) -> Call {
     Call::Release { pool: default_pool(), lease, options }
-}
-
-fn force_release(key: KeyId) -> Call {
-    Call::ForceRelease { pool: default_pool(), key: KeyRef::Id(key) }
-}
-
-fn put_pool(driver: &mut Driver, pool: &str, patch: PolicyPatch) {
-    let put = driver.call(Call::PutPool { pool: name(pool), patch });
-    assert!(matches!(put, Reply::Pool { .. }), "{put:?}");
 }
 
 #[test]

@@ -1,76 +1,14 @@
 //! The feed through the engine: the events of keys that drain, that rest after an expiry, and that are
 //! put back.
 
-#![expect(clippy::wildcard_enum_match_arm, reason = "a test may panic at what it did not expect")]
-
 mod support;
 
-use keypeg_core::{KeyCounts, KeyId, KeyRef, KeyState, PolicyPatch, PoolName, QuarantineOptions};
-use keypeg_store::{Call, FeedBatch, FeedEvent, FeedEventKind, Reply, Subscriber, Subscription};
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
-use support::{Driver, ManualClock, WALL_US, default_pool, engine_config};
-
-type Reader = Box<dyn Subscriber>;
-
-fn in_memory() -> Driver {
-    Driver::open_with(None, &ManualClock::new(), 1, &engine_config()).expect("opens")
-}
-
-fn name(text: &str) -> PoolName {
-    PoolName::parse(text).expect("a name")
-}
-
-fn subscription(driver: &mut Driver, pool: &str) -> Arc<dyn Subscription> {
-    match driver.call(Call::Subscribe { pool: name(pool) }) {
-        Reply::Subscription(subscription) => subscription,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn subscribe(driver: &mut Driver, pool: &str) -> Reader {
-    subscription(driver, pool).subscribe(None).expect("below the limit")
-}
-
-/// Returns the next batch.
-fn next(subscriber: &mut Reader) -> Poll<Option<FeedBatch>> {
-    subscriber.poll_next(&mut Context::from_waker(Waker::noop()), 7)
-}
-
-/// Returns all events that can be read now.
-#[track_caller]
-fn events(subscriber: &mut Reader) -> Vec<FeedEvent> {
-    let mut all = Vec::new();
-    while let Poll::Ready(batch) = next(subscriber) {
-        match batch {
-            Some(FeedBatch::Events(events)) => all.extend(events),
-            other => panic!("expected events, got {other:?}"),
-        }
-    }
-    all
-}
-
-#[track_caller]
-fn event_kinds(subscriber: &mut Reader) -> Vec<FeedEventKind> {
-    events(subscriber).into_iter().map(|event| event.kind).collect()
-}
-
-#[track_caller]
-fn resync(subscriber: &mut Reader) -> (u64, KeyCounts) {
-    match next(subscriber) {
-        Poll::Ready(Some(FeedBatch::Resync { seq, counts, .. })) => (seq, counts),
-        other => panic!("expected a resync, got {other:?}"),
-    }
-}
-
-fn force_release(key: KeyId) -> Call {
-    Call::ForceRelease { pool: default_pool(), key: KeyRef::Id(key) }
-}
-
-fn put_pool(driver: &mut Driver, pool: &str, patch: PolicyPatch) {
-    let put = driver.call(Call::PutPool { pool: name(pool), patch });
-    assert!(matches!(put, Reply::Pool { .. }), "{put:?}");
-}
+use keypeg_core::{KeyRef, KeyState, PolicyPatch, QuarantineOptions};
+use keypeg_store::{Call, FeedEventKind};
+use support::subscriber::{
+    event_kinds, events, force_release, in_memory, put_pool, resync, subscribe,
+};
+use support::{Driver, WALL_US, default_pool};
 
 /// A key that drains is quarantined by the end of its lease, however it ends. A key that rests or
 /// drains has a reason only if a call gave one.

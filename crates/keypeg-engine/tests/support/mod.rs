@@ -6,6 +6,7 @@
 
 pub(crate) mod shared_log;
 pub(crate) mod sim_disk;
+pub(crate) mod subscriber;
 pub(crate) mod turns;
 pub(crate) mod unsynced_batch;
 pub(crate) mod workload;

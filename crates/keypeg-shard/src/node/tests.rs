@@ -391,6 +391,7 @@ fn a_shard_moves_by_hand_and_stays() {
 /// busy with that.
 #[test]
 fn a_follower_of_a_busy_shard_reads_its_log_at_the_usual_times_only() {
+    const LOOKS: u64 = 20;
     let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new(Guarantee::Chained));
     let identity = installation(&log);
     let first = Arc::new(Server::start("one", Arc::clone(&log), &identity));
@@ -418,13 +419,16 @@ fn a_follower_of_a_busy_shard_reads_its_log_at_the_usual_times_only() {
         status.all(|shard| shard.role == ShardRole::Following).then_some(())
     });
     is_busy.store(true, Ordering::Release);
-    second.view.look(shard);
-    wait_for("a read", || (reads.load(Ordering::Acquire) > 0).then_some(()));
-    // In this time a follower that reads on reads hundreds of frames.
-    sleep(Duration::from_millis(300));
+    // Each look makes one read. A follower that reads on makes hundreds meanwhile.
+    let mut found = 0;
+    for _ in 0..LOOKS {
+        second.view.look(shard);
+        found = wait_for("a read", || {
+            Some(reads.load(Ordering::Acquire)).filter(|reads| *reads > found)
+        });
+    }
     is_busy.store(false, Ordering::Release);
-    let found = reads.load(Ordering::Acquire);
-    assert!(found < 50, "one look made {found} reads");
+    assert!(found <= 2 * LOOKS, "{LOOKS} looks made {found} reads");
     // The heartbeats show that the owner has left: the follower reads what it lacks.
     let last = token(&first.call(&pool(), &acquire(0)));
     first.node.cancel_waits();
