@@ -4,29 +4,25 @@
 #[path = "../../../keypeg-engine/tests/support/sim_disk.rs"]
 #[expect(dead_code, reason = "the crashes of a disk are tested with the engine")]
 mod sim_disk;
+mod watched_log;
 
 use super::clock::{now, passed_since, sleep};
 use super::{Node, NodeError, NodeOptions, NodeView};
-use bytes::Bytes;
 use keypeg_core::{Policy, PoolName};
 use keypeg_engine::state::JournalSizes;
 use keypeg_engine::{Clock, ClockReading, ShardIdentity};
 use keypeg_log::memory::MemoryLog;
-use keypeg_log::{
-    Append, Call as LogCall, Completed, Frame, LogError, ProbeReport, Shard, Snapshot, SnapshotId,
-    Tail,
-};
-use keypeg_log::{Guarantee, Heartbeat, ServerName, SharedLog};
+use keypeg_log::{Guarantee, LogError, ServerName, Shard, SharedLog};
 use keypeg_store::{
     Call, Cluster, CoreLanes, MoveError, Place, Principal, Reply, Request, RequestError, ShardRole,
     Store,
 };
 use keypeg_testkit::SeededRandom;
 use sim_disk::SimDisk;
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use watched_log::{BeforeRead, Watched};
 
 const SHARDS: u16 = 4;
 /// Only a hang takes so long.
@@ -193,118 +189,6 @@ fn a_second_node_goes_on_when_the_first_has_stopped() {
     wait_for("all shards", || (second.owned() == usize::from(SHARDS)).then_some(()));
     assert_eq!(second.view.place(shard), Place::Here);
     second.stop();
-}
-
-/// What happens before a read.
-#[derive(Clone, Default)]
-struct BeforeRead(Option<Arc<dyn Fn() + Send + Sync>>);
-
-impl fmt::Debug for BeforeRead {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("BeforeRead").finish_non_exhaustive()
-    }
-}
-
-/// A log that can hide the heartbeats of the other servers, refuse appends as if another server owned
-/// the shard, and let something happen before each read.
-#[derive(Debug)]
-struct Watched {
-    log: Arc<dyn SharedLog>,
-    hides_others: bool,
-    refuses: Arc<AtomicBool>,
-    before_read: BeforeRead,
-}
-
-impl Watched {
-    fn new(log: Arc<dyn SharedLog>) -> Self {
-        let before_read = BeforeRead::default();
-        Self { log, hides_others: false, refuses: Arc::default(), before_read }
-    }
-
-    fn alone(log: Arc<dyn SharedLog>, refuses: Arc<AtomicBool>) -> Self {
-        Self { hides_others: true, refuses, ..Self::new(log) }
-    }
-}
-
-impl SharedLog for Watched {
-    fn guarantee(&self) -> Guarantee {
-        self.log.guarantee()
-    }
-
-    fn probe(&self, nonce: [u8; 16]) -> LogCall<'_, Result<ProbeReport, LogError>> {
-        self.log.probe(nonce)
-    }
-
-    fn installation<'a>(&'a self, proposed: &'a [u8]) -> LogCall<'a, Result<Bytes, LogError>> {
-        self.log.installation(proposed)
-    }
-
-    fn append<'a>(&'a self, frame: &'a Frame) -> LogCall<'a, Append> {
-        if self.refuses.load(Ordering::Relaxed) {
-            return Box::pin(async { Append::Taken });
-        }
-        self.log.append(frame)
-    }
-
-    fn tail(&self, shard: Shard) -> LogCall<'_, Result<Tail, LogError>> {
-        self.log.tail(shard)
-    }
-
-    fn read(
-        &self,
-        shard: Shard,
-        above: u64,
-        bytes_max: usize,
-    ) -> LogCall<'_, Result<Vec<Frame>, LogError>> {
-        if let Some(act) = &self.before_read.0 {
-            act();
-        }
-        self.log.read(shard, above, bytes_max)
-    }
-
-    fn put_part(
-        &self,
-        snapshot: SnapshotId,
-        part: u32,
-        bytes: Bytes,
-    ) -> LogCall<'_, Result<(), LogError>> {
-        self.log.put_part(snapshot, part, bytes)
-    }
-
-    fn complete(&self, snapshot: Snapshot) -> LogCall<'_, Result<Completed, LogError>> {
-        self.log.complete(snapshot)
-    }
-
-    fn snapshots(&self, shard: Shard) -> LogCall<'_, Result<Vec<Snapshot>, LogError>> {
-        self.log.snapshots(shard)
-    }
-
-    fn get_part(&self, snapshot: Snapshot, part: u32) -> LogCall<'_, Result<Bytes, LogError>> {
-        self.log.get_part(snapshot, part)
-    }
-
-    fn trim(&self, shard: Shard, through: u64) -> LogCall<'_, Result<(), LogError>> {
-        self.log.trim(shard, through)
-    }
-
-    fn beat<'a>(
-        &'a self,
-        heartbeat: &'a Heartbeat,
-    ) -> LogCall<'a, Result<Vec<Heartbeat>, LogError>> {
-        Box::pin(async move {
-            let mut all = self.log.beat(heartbeat).await?;
-            all.retain(|beat| !self.hides_others || beat.server == heartbeat.server);
-            Ok(all)
-        })
-    }
-
-    fn heartbeats(&self) -> LogCall<'_, Result<Vec<Heartbeat>, LogError>> {
-        self.log.heartbeats()
-    }
-
-    fn forget<'a>(&'a self, server: &'a ServerName) -> LogCall<'a, Result<(), LogError>> {
-        self.log.forget(server)
-    }
 }
 
 #[test]

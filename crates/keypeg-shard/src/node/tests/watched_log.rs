@@ -1,0 +1,123 @@
+//! A log for the tests of a node, around another log: it hides other servers, refuses appends, and lets
+//! something happen before a read.
+
+use bytes::Bytes;
+use keypeg_log::{
+    Append, Call as LogCall, Completed, Frame, Guarantee, Heartbeat, LogError, ProbeReport,
+    ServerName, Shard, SharedLog, Snapshot, SnapshotId, Tail,
+};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What happens before a read.
+#[derive(Clone, Default)]
+pub(super) struct BeforeRead(pub(super) Option<Arc<dyn Fn() + Send + Sync>>);
+
+impl fmt::Debug for BeforeRead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("BeforeRead").finish_non_exhaustive()
+    }
+}
+
+/// A log that can hide the heartbeats of the other servers, refuse appends as if another server owned
+/// the shard, and let something happen before each read.
+#[derive(Debug)]
+pub(super) struct Watched {
+    log: Arc<dyn SharedLog>,
+    hides_others: bool,
+    refuses: Arc<AtomicBool>,
+    pub(super) before_read: BeforeRead,
+}
+
+impl Watched {
+    pub(super) fn new(log: Arc<dyn SharedLog>) -> Self {
+        let before_read = BeforeRead::default();
+        Self { log, hides_others: false, refuses: Arc::default(), before_read }
+    }
+
+    pub(super) fn alone(log: Arc<dyn SharedLog>, refuses: Arc<AtomicBool>) -> Self {
+        Self { hides_others: true, refuses, ..Self::new(log) }
+    }
+}
+
+impl SharedLog for Watched {
+    fn guarantee(&self) -> Guarantee {
+        self.log.guarantee()
+    }
+
+    fn probe(&self, nonce: [u8; 16]) -> LogCall<'_, Result<ProbeReport, LogError>> {
+        self.log.probe(nonce)
+    }
+
+    fn installation<'a>(&'a self, proposed: &'a [u8]) -> LogCall<'a, Result<Bytes, LogError>> {
+        self.log.installation(proposed)
+    }
+
+    fn append<'a>(&'a self, frame: &'a Frame) -> LogCall<'a, Append> {
+        if self.refuses.load(Ordering::Relaxed) {
+            return Box::pin(async { Append::Taken });
+        }
+        self.log.append(frame)
+    }
+
+    fn tail(&self, shard: Shard) -> LogCall<'_, Result<Tail, LogError>> {
+        self.log.tail(shard)
+    }
+
+    fn read(
+        &self,
+        shard: Shard,
+        above: u64,
+        bytes_max: usize,
+    ) -> LogCall<'_, Result<Vec<Frame>, LogError>> {
+        if let Some(act) = &self.before_read.0 {
+            act();
+        }
+        self.log.read(shard, above, bytes_max)
+    }
+
+    fn put_part(
+        &self,
+        snapshot: SnapshotId,
+        part: u32,
+        bytes: Bytes,
+    ) -> LogCall<'_, Result<(), LogError>> {
+        self.log.put_part(snapshot, part, bytes)
+    }
+
+    fn complete(&self, snapshot: Snapshot) -> LogCall<'_, Result<Completed, LogError>> {
+        self.log.complete(snapshot)
+    }
+
+    fn snapshots(&self, shard: Shard) -> LogCall<'_, Result<Vec<Snapshot>, LogError>> {
+        self.log.snapshots(shard)
+    }
+
+    fn get_part(&self, snapshot: Snapshot, part: u32) -> LogCall<'_, Result<Bytes, LogError>> {
+        self.log.get_part(snapshot, part)
+    }
+
+    fn trim(&self, shard: Shard, through: u64) -> LogCall<'_, Result<(), LogError>> {
+        self.log.trim(shard, through)
+    }
+
+    fn beat<'a>(
+        &'a self,
+        heartbeat: &'a Heartbeat,
+    ) -> LogCall<'a, Result<Vec<Heartbeat>, LogError>> {
+        Box::pin(async move {
+            let mut all = self.log.beat(heartbeat).await?;
+            all.retain(|beat| !self.hides_others || beat.server == heartbeat.server);
+            Ok(all)
+        })
+    }
+
+    fn heartbeats(&self) -> LogCall<'_, Result<Vec<Heartbeat>, LogError>> {
+        self.log.heartbeats()
+    }
+
+    fn forget<'a>(&'a self, server: &'a ServerName) -> LogCall<'a, Result<(), LogError>> {
+        self.log.forget(server)
+    }
+}
