@@ -3,7 +3,7 @@
 import { useState } from "preact/hooks";
 import { call, type Pool, poolPath } from "./api";
 import { Confirm } from "./dialog";
-import { count } from "./format";
+import { count, leasesRunOn } from "./format";
 import { useSession } from "./session";
 
 interface Props {
@@ -14,12 +14,11 @@ interface Props {
 export function DrainBanner({ pool, changed }: Props) {
   const session = useSession();
   const [asking, setAsking] = useState(false);
-  const leases = pool.leased === 1 ? "1 lease runs on" : `${count(pool.leased)} leases run on`;
   return (
     <section class="findings" aria-label="Drain">
       <p class="warning banner">
         <span class="level">Draining</span>
-        <span>The pool grants no key; {leases}.</span>
+        <span>The pool grants no key; {leasesRunOn(pool.leased)}.</span>
         {session.allows("admin") && <button type="button" class="small" onClick={() => setAsking(true)}>Undo the drain</button>}
       </p>
       {asking && <DrainQuestion pool={pool} changed={changed} close={() => setAsking(false)} />}
@@ -40,6 +39,11 @@ export function DrainCard({ pool, changed }: Props) {
       {asking && <DrainQuestion pool={pool} changed={changed} close={() => setAsking(false)} />}
     </div>
   );
+}
+
+function refusal(waiting: number): string {
+  if (waiting === 0) return "The server refuses every acquire.";
+  return `The server refuses every acquire, also the ${waiting === 1 ? "1 that waits" : `${count(waiting)} that wait`}.`;
 }
 
 function DrainQuestion({ pool, changed, close }: Props & { close: () => void }) {
@@ -63,7 +67,7 @@ function DrainQuestion({ pool, changed, close }: Props & { close: () => void }) 
     >
       <p>
         {draining
-          ? `Every acquire is refused, also those that wait: ${count(pool.waiting)} now. The ${count(pool.leased)} leases run on, and can be renewed.`
+          ? `${refusal(pool.waiting)}${pool.leased === 0 ? "" : ` Now ${leasesRunOn(pool.leased)}, and can be renewed.`}`
           : "The pool grants keys again."}
       </p>
     </Confirm>

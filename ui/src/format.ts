@@ -8,6 +8,12 @@ export function count(value: number): string {
   return whole.format(value);
 }
 
+/** What the leases of a draining pool do. */
+export function leasesRunOn(leased: number): string {
+  if (leased === 0) return "no lease runs";
+  return leased === 1 ? "1 lease runs on" : `${count(leased)} leases run on`;
+}
+
 /** A short form for narrow places: 1 234, 12.3k, 4.5M. */
 export function short(value: number): string {
   if (value < 10_000) return count(value);

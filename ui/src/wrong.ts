@@ -1,7 +1,7 @@
 // What is wrong, or will be soon, from the pools, the readiness and the metrics. Each finding says
 // what to do. Reads no time and draws nothing.
 import type { Pool } from "./api";
-import { count, length } from "./format";
+import { count, leasesRunOn, length } from "./format";
 
 export interface Finding {
   level: "error" | "warning";
@@ -62,8 +62,7 @@ export function poolFindings(pools: Iterable<Pool>): Finding[] {
   const found: (Finding & { weight: number })[] = [];
   for (const { pool, total, available, quarantined, waiting, leased, draining } of pools) {
     if (draining) {
-      const leases = leased === 1 ? "1 lease runs on" : `${count(leased)} leases run on`;
-      found.push({ level: "warning", pool, text: `The pool is draining and grants no key; ${leases}.`, weight: 1e6 + total });
+      found.push({ level: "warning", pool, text: `The pool is draining and grants no key; ${leasesRunOn(leased)}.`, weight: 1e6 + total });
     } else if (available === 0 && waiting > 0) {
       const keys = total === 0 ? "the pool has no key" : `none of ${count(total)} keys is available`;
       const waits = waiting === 1 ? "1 request waits" : `${count(waiting)} requests wait`;

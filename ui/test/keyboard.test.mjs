@@ -101,6 +101,39 @@ test("a key is labelled, drained and put back without a pointer", async () => {
   assert.deepEqual(page.faults, []);
 });
 
+test("a pool is drained and the drain is undone without a pointer", async () => {
+  await server.call("PUT", "/v1/pools/drained", { lease_ttl_seconds: 3600 });
+  await server.call("POST", "/v1/pools/drained/keys", { count: 1 });
+  const draining = async () => (await server.call("GET", "/v1/pools/drained")).draining;
+  const page = await open(server, { hash: "#/pools/drained/policy" });
+  await page.getByText("Drain pool", { exact: true }).waitFor();
+  await tabTo(page, /^Drain pool$/);
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog").waitFor();
+  await page.keyboard.press("Escape");
+  await page.getByRole("dialog").waitFor({ state: "detached" });
+  assert.equal(await draining(), false, "Escape drains nothing");
+  assert.equal(await page.evaluate(() => document.activeElement?.textContent), "Drain pool", "the focus returns");
+  await page.keyboard.press("Space");
+  await page.getByRole("dialog").waitFor();
+  await tabTo(page, /^Drain pool$/);
+  await page.keyboard.press("Enter");
+  const banner = page.locator(".banner");
+  await banner.getByText("The pool grants no key; no lease runs.").waitFor();
+  assert.equal(await draining(), true);
+  // The banner stands before the tabs of the pool, so from the top of the page it is reached first.
+  await page.evaluate(() => document.activeElement?.blur());
+  await tabTo(page, /^Undo the drain$/);
+  assert.ok(await page.evaluate(() => document.activeElement?.closest(".banner") !== null), "the banner has the first button");
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog").waitFor();
+  await tabTo(page, /^Undo the drain$/);
+  await page.keyboard.press("Space");
+  await banner.waitFor({ state: "detached" });
+  assert.equal(await draining(), false);
+  assert.deepEqual(page.faults, []);
+});
+
 test("the focus stays inside a question", async () => {
   const page = await open(server);
   await page.getByRole("button", { name: "Create pool" }).focus();
