@@ -1,9 +1,10 @@
-"""The S3 double moto, with one bucket."""
+"""The S3 double moto, with one bucket, and stores with the API of S3 that run elsewhere."""
 
 import contextlib
 import http.client
 import importlib.util
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -70,9 +71,49 @@ class Moto:
     def cpu(self):
         return cpu_seconds([self.process.pid, *children(self.process.pid)])
 
+    def restart(self):
+        """Does nothing: moto keeps the objects in memory."""
+
     def bytes_written(self):
         return int(self.written.read_text() or 0) if self.written.exists() else 0
 
     def stop(self):
         os.kill(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+class External:
+    """A bucket of a store that was started by hand, such as a radosgw of Ceph. Its credentials are in the environment."""
+
+    kind = "s3"
+    hosts = ()
+
+    def __init__(self, endpoint, bucket, restart):
+        self.endpoint, self.bucket, self.command = endpoint.rstrip("/"), bucket, restart
+        # Each run is an installation of its own.
+        self.prefix = f"run-{secrets.token_hex(4)}"
+
+    def url(self):
+        secure = "&allow_http=true" if self.endpoint.startswith("http:") else ""
+        return f"s3://{self.bucket}/{self.prefix}?region=us-east-1&endpoint={self.endpoint}{secure}&timeout_s=5"
+
+    def environment(self):
+        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+        missing = [name for name in names if name not in os.environ]
+        if missing:
+            sys.exit(f"cluster: set {' and '.join(missing)} for {self.endpoint}")
+        return {name: os.environ[name] for name in names}
+
+    def restart(self):
+        """Ends the store without notice and starts it again, if there is a command for it."""
+        if self.command:
+            subprocess.run(self.command, shell=True, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60)
+
+    def cpu(self):
+        return float("nan")
+
+    def bytes_written(self):
+        return 0
+
+    def stop(self):
+        pass
