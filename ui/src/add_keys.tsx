@@ -3,7 +3,7 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { call, Failure, type NewKey, type Pool, poolPath, textOf } from "./api";
 import { Commands, Copy } from "./commands";
-import { count, setting, visible } from "./format";
+import { count, counted, setting, visible } from "./format";
 import { BATCH_VALUES_MAX, batches, checkLines } from "./import_check";
 import { useSession } from "./session";
 
@@ -78,7 +78,7 @@ function NewKeys({ keys, forget }: { keys: NewKey[]; forget: () => void }) {
   const text = useMemo(() => keys.map(({ key }) => `${key}\n`).join(""), [keys]);
   return (
     <div class="new-keys" role="status">
-      <p><strong>{keys.length === 1 ? "1 key" : `${count(keys.length)} keys`} generated.</strong> The values are in this page alone until you leave it.</p>
+      <p><strong>{counted(keys.length, "key")} generated.</strong> The values are in this page alone until you leave it.</p>
       <div class="buttons">
         <button type="button" onClick={() => setShown(!isShown)} aria-expanded={isShown}>{isShown ? "Hide values" : "Show values"}</button>
         <Copy text={text} what="all new values" />
@@ -131,6 +131,7 @@ function Import({ pool, changed }: Props) {
   const path = `${poolPath(pool.pool)}/keys`;
   const isReady = checked.values.length > 0 && checked.errors.length === 0 && progress === null;
   const options = { ...(keepalive ? {} : { keepalive }), ...(allowRetired ? { allow_retired: true } : {}) };
+  const flags = `${skipComments ? " --skip-comments" : ""}${keepalive ? "" : " --no-keepalive"}${allowRetired ? " --allow-retired" : ""}`;
   const choose = async (chosen: File | undefined) => {
     setOutcome(null);
     if (!chosen) return setFile(null);
@@ -150,7 +151,7 @@ function Import({ pool, changed }: Props) {
         await sendOnce(path, body, abort.current.signal);
         done = end;
       }
-      setOutcome({ text: `${count(all)} keys imported.`, failed: false });
+      setOutcome({ text: `${counted(all, "key")} imported.`, failed: false });
       setText("");
       setFile(null);
     } catch (failure) {
@@ -192,7 +193,7 @@ function Import({ pool, changed }: Props) {
       {progress && <label class="field"><span>{count(progress.done)} of {count(progress.all)}</span><progress value={progress.done} max={progress.all} /></label>}
       {outcome && <p class={outcome.failed ? "error" : "success"} role={outcome.failed ? "alert" : "status"}>{outcome.text}</p>}
       <div class="buttons"><button type="submit" class="primary" disabled={!isReady}>Import{checked.values.length > 0 && checked.errors.length === 0 ? ` ${count(checked.values.length)}` : ""}</button></div>
-      <Commands withToken={withToken} action={{ method: "POST", path, body: { values: ["…"], ...options }, keypeg: `keypeg import FILE --pool ${pool.pool}` }} />
+      <Commands withToken={withToken} action={{ method: "POST", path, body: { values: ["…"], ...options }, keypeg: `keypeg import FILE${flags} --pool ${pool.pool}` }} />
     </form>
   );
 }
@@ -223,12 +224,12 @@ function Report({ checked: { values, errors, skipped } }: { checked: ReturnType<
   return (
     <div class="report" role="status">
       <p>
-        {count(values.length)} values{skipped > 0 && `, ${count(skipped)} lines skipped`}
+        {counted(values.length, "value")}{skipped > 0 && `, ${counted(skipped, "line")} skipped`}
         {errors.length > 0 && <>, <strong class="bad">{count(errors.length)} invalid</strong>: nothing is sent until they are corrected</>}.
       </p>
       {errors.length > 0 && (
         <ul>
-          {errors.slice(0, ERRORS_MAX).map(({ line, text }) => <li key={line}><span class="number">Line {line}</span> {text}</li>)}
+          {errors.slice(0, ERRORS_MAX).map(({ line, text }) => <li key={line}><span class="number">Line {line}:</span> {text}</li>)}
           {errors.length > ERRORS_MAX && <li class="muted">{count(errors.length - ERRORS_MAX)} more.</li>}
         </ul>
       )}

@@ -40,7 +40,7 @@ function options(width: number, { title, colour, show }: Props, at: (index: numb
     padding: [8, 16, 0, 0],
     scales: { x: { time: true, range: (_, _first, last) => [(last ?? 0) - SECONDS, last ?? 0] }, y: { range: (_, _min, max) => [0, Math.max(max * 1.15, 1)] } },
     axes: [
-      { ...axis, grid: { show: false }, size: 24, splits: (_, _index, first) => [0, 1, 2, 3].map((part) => first + (part * SECONDS) / 3), values: ({ width }) => (width < NARROW ? ["−15 min", "", "", "now"] : ["−15 min", "−10", "−5", "now"]) },
+      { ...axis, grid: { show: false }, size: 24, gap: 8, splits: (_, _index, first) => [0, 1, 2, 3].map((part) => first + (part * SECONDS) / 3), values: ({ width }) => (width < NARROW ? ["−15 min", "", "", "now"] : ["−15 min", "−10", "−5", "now"]) },
       { ...axis, space: 32, size: 52, values: (_, splits) => splits.map((value) => show(value)) },
     ],
     series: [{}, { label: title, stroke: css(colour), fill: `${css(colour)}22`, width: 1.5, points: { show: false } }],

@@ -5,8 +5,8 @@ export interface Action {
   method: string;
   path: string;
   body?: unknown;
-  /** The same action by the command line; null where it has no command. */
-  keypeg: string | null;
+  /** The same action by the command line. */
+  keypeg: string;
   /** Words after the options of that command, which can begin with a hyphen. */
   operands?: string[];
 }
@@ -27,17 +27,16 @@ function curl(action: Action, withToken: boolean): string {
   return parts.join(" ");
 }
 
-function keypeg(action: Action): string | null {
+function keypeg(action: Action): string {
   const operands = action.operands === undefined ? "" : ` -- ${action.operands.map(quoted).join(" ")}`;
-  return action.keypeg && `${action.keypeg} --server ${quoted(location.origin)}${operands}`;
+  return `${action.keypeg} --server ${quoted(location.origin)}${operands}`;
 }
 
 export function Commands({ action, withToken }: { action: Action; withToken: boolean }) {
-  const command = keypeg(action);
   return (
     <details class="commands">
       <summary>As a command</summary>
-      {command && <Command name="keypeg" text={command} />}
+      <Command name="keypeg" text={keypeg(action)} />
       <Command name="curl" text={curl(action, withToken)} />
     </details>
   );

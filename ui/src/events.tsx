@@ -79,7 +79,7 @@ export function Events({ pool }: { pool: string }) {
           </table>
         </div>
       )}
-      <Commands withToken={withToken} action={{ method: "GET", path: `${poolPath(pool)}/events`, keypeg: null }} />
+      <Commands withToken={withToken} action={{ method: "GET", path: `${poolPath(pool)}/events`, keypeg: `keypeg events --follow --pool ${pool}` }} />
     </section>
   );
 }

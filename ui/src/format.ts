@@ -8,10 +8,15 @@ export function count(value: number): string {
   return whole.format(value);
 }
 
+/** A number of things: `noun` is the word for one of them. */
+export function counted(value: number, noun: string): string {
+  return `${count(value)} ${noun}${value === 1 ? "" : "s"}`;
+}
+
 /** What the leases of a draining pool do. */
 export function leasesRunOn(leased: number): string {
   if (leased === 0) return "no lease runs";
-  return leased === 1 ? "1 lease runs on" : `${count(leased)} leases run on`;
+  return `${counted(leased, "lease")} ${leased === 1 ? "runs" : "run"} on`;
 }
 
 /** A short form for narrow places: 1 234, 12.3k, 4.5M. */

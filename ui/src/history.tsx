@@ -1,7 +1,7 @@
 // The charts of a pool, or of all pools: reads 15 minutes once, then the last seconds, and joins them.
 import { call, type History, poolPath } from "./api";
 import { Chart } from "./chart";
-import { count, length, rate } from "./format";
+import { count, length, rate, setting } from "./format";
 import { usePoll } from "./poll";
 
 const SECONDS = 900;
@@ -67,12 +67,13 @@ export function HistoryCharts({ pool, theme }: { pool: string | null; theme: str
   const grants = sum(columns.grants);
   const meanWait = grants === 0 ? 0 : sum(columns.waited_seconds) / grants;
   const perSecond = { unit: "per second", times, show: rate, theme };
-  const total = (column: Column) => `${count(sum(column))} in ${length(times.length)}`;
+  const span = times.length < 60 || times.length % 60 === 0 ? setting(times.length) : length(times.length);
+  const total = (column: Column) => `${count(sum(column))} in ${span}`;
   return (
     <div class="charts">
-      <Chart {...perSecond} title="Grants" values={smooth(columns.grants)} colour="leased" summary={total(columns.grants)} />
-      <Chart {...perSecond} title="Refusals" values={smooth(columns.refusals)} colour="quarantined" summary={total(columns.refusals)} />
-      <Chart {...perSecond} title="Expired leases" values={smooth(columns.expiries)} colour="resting" summary={total(columns.expiries)} />
+      <Chart {...perSecond} title="Grants per second" values={smooth(columns.grants)} colour="leased" summary={total(columns.grants)} />
+      <Chart {...perSecond} title="Refusals per second" values={smooth(columns.refusals)} colour="quarantined" summary={total(columns.refusals)} />
+      <Chart {...perSecond} title="Expiries per second" values={smooth(columns.expiries)} colour="resting" summary={total(columns.expiries)} />
       <Chart
         {...perSecond}
         title="Wait for a key"

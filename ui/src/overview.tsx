@@ -4,7 +4,7 @@ import { call, type Cluster, type Pool, poolPath, request, serverNow, textOf } f
 import { clusterFindings, Servers } from "./cluster";
 import { Command } from "./commands";
 import { Confirm } from "./dialog";
-import { count, length, short } from "./format";
+import { count, counted, length, short } from "./format";
 import { HistoryCharts } from "./history";
 import { usePoll, useTick } from "./poll";
 import { type AllPools, arranged, type Order, POOLS_MAX, type SortKey, usePools } from "./pools";
@@ -174,7 +174,7 @@ function PoolTable({ all }: { all: AllPools }) {
           </select>
         </label>
         <p class="muted" role="status">
-          {rows.length === all.pools.size ? `${count(rows.length)} pools` : `${count(rows.length)} of ${count(all.pools.size)} pools`}
+          {rows.length === all.pools.size ? counted(rows.length, "pool") : `${count(rows.length)} of ${count(all.pools.size)} pools`}
           {!all.complete && all.error === null && ", reading more"}
           {all.truncated && `: only the first ${count(POOLS_MAX)} by name`}
         </p>
@@ -255,12 +255,12 @@ function CreatePool({ close, done }: { close: () => void; done: () => void }) {
   const { withToken } = useSession();
   const [name, setName] = useState("");
   const isValid = /^[a-z0-9][a-z0-9_.-]{0,63}$/.test(name);
-  const path = poolPath(name || "ci");
+  const path = poolPath(isValid ? name : "ci");
   return (
     <Confirm
       title="Create a pool"
       confirm="Create"
-      action={{ method: "PUT", path, keypeg: null }}
+      action={{ method: "PUT", path, keypeg: `keypeg pool create ${isValid ? name : "ci"}` }}
       withToken={withToken}
       close={close}
       run={async () => {

@@ -1,16 +1,18 @@
 // The policy of a pool: each field with its range, and what a change will do.
 import { useState } from "preact/hooks";
 import { call, type Pool, type PolicyRequest, poolPath, textOf } from "./api";
-import { Commands } from "./commands";
+import { Commands, quoted } from "./commands";
 import { Confirm } from "./dialog";
 import { DrainCard } from "./drain";
-import { count, setting } from "./format";
+import { counted, setting } from "./format";
 import { useSession } from "./session";
 
 type FieldName = "lease_ttl_seconds" | "max_hold_seconds" | "keepalive_ttl_seconds" | "rest_seconds" | "key_length" | "key_prefix" | "max_keys";
 
 interface FieldInfo {
   name: FieldName;
+  /** The option of `keypeg pool set`. */
+  option: string;
   label: string;
   unit: string;
   nullable: boolean;
@@ -21,13 +23,13 @@ interface FieldInfo {
 
 const WEEK_S = 604_800;
 const FIELDS: FieldInfo[] = [
-  { name: "lease_ttl_seconds", label: "Longest lease", unit: "seconds", nullable: false, range: [0.001, WEEK_S], help: "From a grant, or from a renewal, to the end of the lease." },
-  { name: "max_hold_seconds", label: "Longest hold", unit: "seconds", nullable: true, range: [0.001, WEEK_S], help: "From a grant to the end of its lease, renewals included. Empty: as long as one lease." },
-  { name: "rest_seconds", label: "Rest", unit: "seconds", nullable: false, range: [0, WEEK_S], help: "How long a key rests after each lease." },
-  { name: "keepalive_ttl_seconds", label: "Purge without a keep-alive", unit: "seconds", nullable: true, range: [0.001, WEEK_S], help: "Empty: keys are never purged." },
-  { name: "max_keys", label: "Most keys", unit: "keys", nullable: true, range: [1, 1e9], integer: true, help: "Empty: only the limit of the server applies." },
-  { name: "key_length", label: "Length of generated values", unit: "characters", nullable: false, range: [20, 128], integer: true, help: "After the prefix." },
-  { name: "key_prefix", label: "Prefix of generated values", unit: "", nullable: true, range: null, help: "At most 32 of A–Z a–z 0–9 _ -." },
+  { name: "lease_ttl_seconds", option: "--lease-ttl", label: "Longest lease", unit: "seconds", nullable: false, range: [0.001, WEEK_S], help: "From a grant, or from a renewal, to the end of the lease." },
+  { name: "max_hold_seconds", option: "--max-hold", label: "Longest hold", unit: "seconds", nullable: true, range: [0.001, WEEK_S], help: "From a grant to the end of its lease, renewals included. Empty: as long as one lease." },
+  { name: "rest_seconds", option: "--rest", label: "Rest", unit: "seconds", nullable: false, range: [0, WEEK_S], help: "How long a key rests after each lease." },
+  { name: "keepalive_ttl_seconds", option: "--keepalive-ttl", label: "Purge without a keep-alive", unit: "seconds", nullable: true, range: [0.001, WEEK_S], help: "Empty: keys are never purged." },
+  { name: "max_keys", option: "--max-keys", label: "Most keys", unit: "keys", nullable: true, range: [1, 1e9], integer: true, help: "Empty: only the limit of the server applies." },
+  { name: "key_length", option: "--key-length", label: "Length of generated values", unit: "characters", nullable: false, range: [20, 128], integer: true, help: "After the prefix." },
+  { name: "key_prefix", option: "--key-prefix", label: "Prefix of generated values", unit: "", nullable: true, range: null, help: "At most 32 of A–Z a–z 0–9 _ -." },
 ];
 
 type Draft = Record<FieldName, string>;
@@ -49,6 +51,12 @@ function valueOf(field: FieldInfo, text: string): { value: Value } | { error: st
   const value = Number(trimmed);
   const isAllowed = Number.isFinite(value) && value >= least && value <= most && (!field.integer || Number.isInteger(value));
   return isAllowed ? { value } : { error: `${field.nullable ? "Empty, or a" : "A"}${field.integer ? " whole" : ""} number of ${least} to ${most}.` };
+}
+
+/** Returns the option of `keypeg pool set` for a change. */
+function optionOf({ field, value }: { field: FieldInfo; value: Value }): string {
+  const text = value === null ? "none" : field.unit === "seconds" ? `${value}s` : quoted(String(value));
+  return `${field.option}=${text}`;
 }
 
 export function PolicyEditor({ pool, changed }: { pool: Pool; changed: () => void }) {
@@ -114,7 +122,7 @@ export function PolicyEditor({ pool, changed }: { pool: Pool; changed: () => voi
             <button type="submit" class="primary" disabled={!isValid || changes.length === 0}>Save</button>
           </div>
         )}
-        <Commands withToken={withToken} action={changes.length > 0 ? { method: "PUT", path, body, keypeg: null } : { method: "GET", path, keypeg: `keypeg show --pool ${pool.pool}` }} />
+        <Commands withToken={withToken} action={changes.length > 0 ? { method: "PUT", path, body, keypeg: `keypeg pool set ${pool.pool} ${changes.map(optionOf).join(" ")}` } : { method: "GET", path, keypeg: `keypeg show --pool ${pool.pool}` }} />
       </form>
       <div>
         <div class="card" role="status">
@@ -128,7 +136,7 @@ export function PolicyEditor({ pool, changed }: { pool: Pool; changed: () => voi
         {canEdit && pool.pool !== "default" && (
           <div class="card">
             <h2>Delete the pool</h2>
-            <p>Its {count(pool.total)} keys are deleted with it, and all leases end.</p>
+            <p>The pool is deleted with its {counted(pool.total, "key")}, and all leases end.</p>
             <div class="buttons"><button type="button" class="danger" onClick={() => setDeleting(true)}>Delete pool</button></div>
           </div>
         )}
@@ -139,7 +147,7 @@ export function PolicyEditor({ pool, changed }: { pool: Pool; changed: () => voi
           confirm="Delete pool"
           danger
           typed={pool.pool}
-          action={{ method: "DELETE", path, keypeg: null }}
+          action={{ method: "DELETE", path, keypeg: `keypeg pool delete ${pool.pool}` }}
           withToken={withToken}
           close={() => setDeleting(false)}
           run={async () => {
@@ -147,7 +155,7 @@ export function PolicyEditor({ pool, changed }: { pool: Pool; changed: () => voi
             location.hash = "#/";
           }}
         >
-          <p>{count(pool.total)} keys, {count(pool.leased)} of them leased, are deleted. This cannot be undone.</p>
+          <p>The pool is deleted with {counted(pool.total, "key")} and {counted(pool.leased, "lease")}. This cannot be undone.</p>
         </Confirm>
       )}
     </div>
@@ -166,7 +174,7 @@ function effect(name: FieldName, before: Value, after: Value, pool: Pool): strin
     case "keepalive_ttl_seconds":
       return after === null ? "Keys are no longer purged. A key keeps its present deadline until its next keep-alive." : `A key without a keep-alive for ${now} is purged, and its value cannot come back. Clients should send one every ${setting(Math.round((after as number) * 400) / 1000)}.`;
     case "max_keys":
-      return after === null ? "Only the limit of the server applies." : (after as number) < pool.total ? `The pool has ${count(pool.total)} keys already: none is removed, and none can be added.` : `At most ${count(after as number)} keys: adding more is refused.`;
+      return after === null ? "Only the limit of the server applies." : (after as number) < pool.total ? `The pool has ${counted(pool.total, "key")} already: none is removed, and none can be added.` : `At most ${counted(after as number, "key")}: adding more is refused.`;
     case "key_length":
       return `Later generated values have ${after} characters after the prefix.`;
     case "key_prefix":

@@ -3,7 +3,7 @@ import { call, Failure, type Pool, poolPath, textOf } from "./api";
 import { AddKeys } from "./add_keys";
 import { Events } from "./events";
 import { DrainBanner } from "./drain";
-import { count, setting } from "./format";
+import { count, counted, setting } from "./format";
 import { HistoryCharts } from "./history";
 import { Keys } from "./keys";
 import { PolicyEditor } from "./policy";
@@ -66,7 +66,7 @@ function PoolCounts({ pool }: { pool: Pool }) {
           </div>
         ))}
       </div>
-      <p class="muted">{count(pool.total)} keys{pool.draining_keys > 0 && <>, {count(pool.draining_keys)} of them draining</>}; {policy.filter((part) => part !== null).join(", ")}.</p>
+      <p class="muted">{counted(pool.total, "key")}{pool.draining_keys > 0 && <>, {count(pool.draining_keys)} of them draining</>}; {policy.filter((part) => part !== null).join(", ")}.</p>
     </section>
   );
 }

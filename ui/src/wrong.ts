@@ -1,7 +1,7 @@
 // What is wrong, or will be soon, from the pools, the readiness and the metrics. Each finding says
 // what to do. Reads no time and draws nothing.
 import type { Pool } from "./api";
-import { count, leasesRunOn, length } from "./format";
+import { count, counted, leasesRunOn, length } from "./format";
 
 export interface Finding {
   level: "error" | "warning";
@@ -64,16 +64,16 @@ export function poolFindings(pools: Iterable<Pool>): Finding[] {
     if (draining) {
       found.push({ level: "warning", pool, text: `The pool is draining and grants no key; ${leasesRunOn(leased)}.`, weight: 1e6 + total });
     } else if (available === 0 && waiting > 0) {
-      const keys = total === 0 ? "the pool has no key" : `none of ${count(total)} keys is available`;
-      const waits = waiting === 1 ? "1 request waits" : `${count(waiting)} requests wait`;
+      const keys = total === 0 ? "the pool has no key" : total === 1 ? "the only key is not available" : `none of ${count(total)} keys is available`;
+      const waits = `${counted(waiting, "request")} ${waiting === 1 ? "waits" : "wait"}`;
       found.push({ level: "error", pool, text: `${waits}: ${keys}.`, weight: 1e9 + waiting });
     } else if (available === 0 && leased > 0 && leased === total) {
-      found.push({ level: "warning", pool, text: `All ${count(total)} keys are leased.`, weight: 1e6 + total });
+      found.push({ level: "warning", pool, text: total === 1 ? "The only key is leased." : `All ${count(total)} keys are leased.`, weight: 1e6 + total });
     } else if (available === 0 && total > 0) {
-      found.push({ level: "warning", pool, text: `None of ${count(total)} keys is available.`, weight: 1e6 + total });
+      found.push({ level: "warning", pool, text: total === 1 ? "The only key is not available." : `None of ${count(total)} keys is available.`, weight: 1e6 + total });
     }
     if (quarantined > 0) {
-      const keys = quarantined === 1 ? "1 key is quarantined" : `${count(quarantined)} keys are quarantined`;
+      const keys = `${counted(quarantined, "key")} ${quarantined === 1 ? "is" : "are"} quarantined`;
       found.push({ level: "warning", pool, text: `${keys}: read the reason, then put back or delete.`, weight: quarantined });
     }
   }

@@ -27,22 +27,22 @@ test("wrong lines are named, and nothing is sent until they are right", async ()
   const lines = ["good", "", " blank", "tab\there", "good", "# note", "zero\u200bwidth", "x".repeat(4097), "é".repeat(2048)];
   await it.getByRole("textbox", { name: "Values" }).fill(lines.join("\n"));
   for (const text of [
-    "Line 3 The value begins or ends with a blank",
-    "Line 4 The value contains the invisible character U+0009",
-    "Line 5 The same value as in line 1.",
-    "Line 6 The line begins with #",
-    "Line 7 The value contains the invisible character U+200B",
-    "Line 8 The value has more than 4096 bytes.",
+    "Line 3: The value begins or ends with a blank",
+    "Line 4: The value contains the invisible character U+0009",
+    "Line 5: The same value as in line 1.",
+    "Line 6: The line begins with #",
+    "Line 7: The value contains the invisible character U+200B",
+    "Line 8: The value has more than 4096 bytes.",
   ]) {
     await it.getByText(text).waitFor();
   }
-  await it.getByText("2 values, 1 lines skipped, 6 invalid").waitFor();
+  await it.getByText("2 values, 1 line skipped, 6 invalid").waitFor();
   assert.ok(await importButton(it).isDisabled());
   await it.getByLabel("Skip lines that begin with #").check();
   await it.getByText("5 invalid").waitFor();
   assert.equal(sent, 0);
   await it.getByRole("textbox", { name: "Values" }).fill("good\r\n# note\r\nbetter\r\n");
-  await it.getByText("2 values, 1 lines skipped.").waitFor();
+  await it.getByText("2 values, 1 line skipped.").waitFor();
   await importButton(it).click();
   await it.getByText("2 keys imported.").waitFor();
   assert.equal((await server.call("GET", "/v1/pools/lines")).total, 2);
