@@ -179,6 +179,7 @@ class Postgres:
         """Kills the primary and promotes the standby that has most. Returns the old primary."""
         old = self.primary
         old.kill()
+        self._signal_standbys(signal.SIGCONT)
         standbys = [node for node in self.nodes if node is not old]
         received = "select coalesce(pg_last_wal_receive_lsn() - '0/0', 0)"
         new = max(standbys, key=lambda node: int(node.sql(received)))
@@ -189,6 +190,25 @@ class Postgres:
                 node.follow(new)
                 node.run("pg_ctl", "-D", node.dir, "-s", "reload")
         return old
+
+    def hold_back(self):
+        """From now on the primary sends its standbys nothing: commits wait, and no other session sees them."""
+        for pid in children(self.primary.pids()[0]):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if "walsender" in Path(f"/proc/{pid}/cmdline").read_text():
+                    os.kill(pid, signal.SIGSTOP)
+
+    def crash_primary(self):
+        """Restarts the primary without its standbys, until `fail_over`: it shows the commits that were waiting."""
+        self._signal_standbys(signal.SIGSTOP)
+        self.primary.kill()
+        self.primary.start()
+
+    def _signal_standbys(self, number):
+        for node in self.nodes:
+            for pid in node.pids() if node is not self.primary else []:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
 
     def bring_back(self, old, beside=0.0):
         """Starts the old primary beside the new one for some seconds, and then makes it a standby."""

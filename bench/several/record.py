@@ -27,12 +27,28 @@ class Grant:
     received: float
     release_sent: float = 0.0  # 0: never
     attempts: int = 1
+    released: float = 0.0  # when the release was acknowledged; 0: never
+
+
+@dataclass
+class Read:
+    """What a server answered to a read of one key."""
+
+    pool: str
+    key: str
+    server: int
+    sent: float
+    received: float
+    status: int
+    token: int | None  # of the lease that it showed
 
 
 @dataclass
 class Record:
     grants: list = field(default_factory=list)
+    reads: list = field(default_factory=list)
     lost: list = field(default_factory=list)
+    ended_early: list = field(default_factory=list)
     unexpected: list = field(default_factory=list)
     unknown: int = 0  # connections that broke after a request was sent
     refused: dict = field(default_factory=dict)
@@ -41,6 +57,19 @@ class Record:
     def refuse(self, code):
         with self.lock:
             self.refused[code] = self.refused.get(code, 0) + 1
+
+    def released(self, grant, status, body, was_unknown, at):
+        """Notes the answer to a release. `was_unknown`: an earlier attempt may have been applied."""
+        with self.lock:
+            if status == 204:
+                grant.released = at
+            elif at >= grant.first_sent + TTL:
+                return
+            elif status in (404, 410) and body.get("cause") == "expired":
+                self.ended_early.append((grant, status, body.get("code")))
+            elif status not in (404, 410) or not was_unknown:
+                # The lease was acknowledged and its time is not over: it must exist.
+                self.lost.append((grant, status, body.get("code")))
 
 
 class Client(threading.Thread):
@@ -132,34 +161,42 @@ class Client(threading.Thread):
         was_unknown = False
         while time.monotonic() < grant.first_sent + TTL:
             status, body = self.call(f"/v1/pools/{self.pool}/leases/{lease}/release", {}, {})
-            if status == 204:
-                return
             if status == 0:
                 continue
             if status is None:
                 was_unknown = True
                 continue
-            code = body.get("code", status)
             if status in (421, 503):
                 # Only these are surely not applied.
-                was_unknown |= code == "owner_lost"
-                self.record.refuse(code)
+                was_unknown |= body.get("code") == "owner_lost"
+                self.record.refuse(body.get("code", status))
                 self.move()
                 time.sleep(0.02)
                 continue
-            if status in (404, 410) and was_unknown:
-                return
-            # The lease was acknowledged and its time is not over: it must exist.
-            with self.record.lock:
-                self.record.lost.append((grant, status, code))
+            self.record.released(grant, status, body, was_unknown, time.monotonic())
             return
 
     def stop(self):
         self.is_stopping.set()
 
 
+def is_stale(read, grants):
+    """Whether a read shows less than what was acknowledged before it was sent. `grants` are those of its key."""
+    if read.status not in (200, 404):
+        return False
+    for grant in grants:
+        # It shows a lease whose release was acknowledged before.
+        if grant.token == read.token and grant.released and grant.released < read.sent:
+            return True
+        # It does not show the lease that was held from before it was sent until after it was answered.
+        end = min(grant.release_sent or float("inf"), grant.first_sent + TTL)
+        if grant.received < read.sent and read.received < end and read.token != grant.token:
+            return True
+    return False
+
+
 def check(record):
-    """Returns what is wrong: overlaps, repeated tokens, tokens that decrease, lost grants."""
+    """Returns what is wrong: overlaps, repeated tokens, tokens that decrease, lost grants, stale reads."""
     wrong = []
     of_key, of_pool = {}, {}
     for grant in record.grants:
@@ -193,9 +230,12 @@ def check(record):
                 decreases += 1
                 wrong.append(f"token {grant.token} after {greatest} in {pool}")
     wrong += [f"lost: {grant} {status} {code}" for grant, status, code in record.lost]
+    wrong += [f"ended early: {grant} {status} {code}" for grant, status, code in record.ended_early]
     wrong += [f"unexpected: {what}" for what in record.unexpected]
+    stale = [read for read in record.reads if is_stale(read, of_key.get((read.pool, read.key), []))]
+    wrong += [f"stale: {read}" for read in stale]
     return {"overlaps": overlaps, "tokens repeated": repeats, "tokens decreased": decreases, "lost": len(record.lost),
-            "unexpected": len(record.unexpected)}, wrong
+            "ended early": len(record.ended_early), "stale reads": len(stale), "unexpected": len(record.unexpected)}, wrong
 
 
 def seconds_until_grants(record, pools, at):
@@ -214,11 +254,14 @@ def seconds_until_grants(record, pools, at):
 
 
 @contextlib.contextmanager
-def running(servers, pools, record, clients_per_pool=3, hold=0.01):
+def running(servers, pools, record, clients_per_pool=3, hold=0.01, long_hold=None):
+    """Runs clients; with `long_hold`, one more for each pool that holds its leases so long."""
+    count = clients_per_pool * len(pools)
     clients = [
-        Client(number, servers, pools[number % len(pools)], record, hold, number // len(pools))
-        for number in range(clients_per_pool * len(pools))
+        Client(number, servers, pools[number % len(pools)], record, hold, number // len(pools)) for number in range(count)
     ]
+    if long_hold is not None:
+        clients += [Client(count + number, servers, pool, record, long_hold, number) for number, pool in enumerate(pools)]
     for client in clients:
         client.start()
     try:
@@ -251,6 +294,48 @@ def test():
     assert found["overlaps"] == 1
     found, wrong = check(Record(grants=[grant(1, 0, 1, 0), grant(2, 3, TTL + 1, 0)]))
     assert not wrong, wrong
+    test_ends()
+    test_reads()
+
+
+def test_ends():
+    """An answer to a release that the lease has ended."""
+    grant = Grant("p", "k", 1, 1, 0, 0, 1.0)
+    for at, status, body, was_unknown, expected in (
+        (2, 204, {}, False, (0, 0)),
+        (2, 410, {"cause": "expired"}, False, (0, 1)),
+        (2, 410, {"cause": "expired"}, True, (0, 1)),
+        (TTL, 410, {"cause": "expired"}, False, (0, 0)),
+        (2, 410, {"cause": "released"}, False, (1, 0)),
+        (2, 410, {"cause": "released"}, True, (0, 0)),
+        (2, 404, {}, False, (1, 0)),
+    ):
+        record = Record(grants=[grant])
+        record.released(grant, status, body, was_unknown, at)
+        found, _ = check(record)
+        assert (found["lost"], found["ended early"]) == expected, (status, body, was_unknown, found)
+
+
+def test_reads():
+    """The checker sees each kind of stale read, and no other."""
+
+    def grant(release_sent=0.0, released=0.0):
+        return [Grant("p", "k", 1, 1, 0, 0, 1.0, release_sent, 1, released)]
+
+    for name, sent, received, token, status, grants, expected in (
+        ("a lease whose release was acknowledged", 4, 5, 1, 200, grant(2.0, 3.0), 1),
+        ("a lease whose release is on its way", 2.5, 5, 1, 200, grant(2.0, 3.0), 0),
+        ("no lease after the release", 4, 5, None, 200, grant(2.0, 3.0), 0),
+        ("no lease while it is held", 2, 3, None, 200, grant(), 1),
+        ("no key while it is leased", 2, 3, None, 404, grant(), 1),
+        ("the lease before", 2, 3, 7, 200, grant(), 1),
+        ("the lease", 2, 3, 1, 200, grant(), 0),
+        ("a refusal", 2, 3, None, 503, grant(), 0),
+        ("no lease, sent before the grant was acknowledged", 0.5, 3, None, 200, grant(), 0),
+        ("no lease after the TTL", TTL + 1, TTL + 2, None, 200, grant(), 0),
+    ):
+        found, _ = check(Record(grants=grants, reads=[Read("p", "k", 1, sent, received, status, token)]))
+        assert found["stale reads"] == expected, name
 
 
 if __name__ == "__main__":

@@ -15,8 +15,11 @@ from .postgres import cpu_seconds
 class Server:
     """One server, which can be killed, paused and started again under the same name and address."""
 
-    def __init__(self, index, host, binary, store, directory, options=()):
+    def __init__(self, index, host, binary, store, directory, options=(), variables=None, boot_offset=0):
         self.index, self.host, self.binary, self.store = index, host, binary, store
+        self.variables = variables or {}
+        # Another machine has another time since boot. `unshare` becomes the server: it does not fork.
+        self.prefix = [*host.prefix, *(["unshare", "--time", "--boottime", str(boot_offset)] if boot_offset else [])]
         self.name = f"keys-{index}"
         self.port = host.port(8000)
         self.dir = directory / self.name
@@ -31,11 +34,11 @@ class Server:
     def start(self, shards=16):
         log = open(self.log_path, "ab")
         words = [
-            *self.host.prefix, str(self.binary), "serve", "--listen", self.address, "--insecure-listen",
+            *self.prefix, str(self.binary), "serve", "--listen", self.address, "--insecure-listen",
             "--advertise", f"http://{self.address}", "--server-name", self.name, "--shards", str(shards),
             "--data", str(self.dir), *self.options,
         ]
-        environment = {**os.environ, **self.store.environment(), "KEYPEG_STORE": self.store.url()}
+        environment = {**os.environ, **self.store.environment(), "KEYPEG_STORE": self.store.url(), **self.variables}
         self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, env=environment)
         line = self.process.stdout.readline()
         if b"ready" not in line:
