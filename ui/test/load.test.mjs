@@ -1,8 +1,12 @@
 // Ten thousand pools, a million keys and many events: the elements, the memory and the requests of the
 // page have bounds. The bounds are numbers of things, not times, so a slow machine changes none.
 import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
 import { after, before, test } from "node:test";
-import { closeBrowser, open, PATIENCE_MS, Server, shot } from "./support.mjs";
+import { promisify } from "node:util";
+import { binary, closeBrowser, open, PATIENCE_MS, Server, shot } from "./support.mjs";
+
+const run = promisify(execFile);
 
 /** With the pool `default`, these are as many as a server has by default. */
 const POOLS = 9_999;
@@ -114,25 +118,25 @@ test("a flood of events keeps the last ones and counts all", async () => {
   await server.call("POST", "/v1/pools/default/keys", { count: 100 });
   const page = await open(server, { hash: "#/pools/default/events" });
   await page.locator(".event-table tbody tr").filter({ hasText: "resync" }).waitFor();
-  const grants = 3_000;
-  const flood = async (seen) => {
-    const started = Date.now();
-    await each(grants, async () => {
-      const { id } = await server.call("POST", "/v1/pools/default/leases", { holder: "a job of the flood" });
-      await server.call("POST", `/v1/pools/default/leases/${id}/release`, {});
-    });
-    console.log(`# ${Math.round((2 * grants * 1000) / (Date.now() - started))} events per second`);
+  const pool = ["--server", server.url, "--pool", "default", "--output", "json"];
+  const load = ["bench", "acquire-release", "--connections", "16", "--for", "6s", "--rate", "1000"];
+  const flood = async (before) => {
+    // Each request is one event.
+    const report = JSON.parse((await run(binary, [...load, ...pool])).stdout);
+    const sent = Date.now();
+    assert.deepEqual([report.broken, report.refused], [0, {}]);
     await page.waitForFunction((least) => {
       const text = document.querySelector(".tools p")?.textContent ?? "";
       return Number(/([\d,]+) since/.exec(text)?.[1]?.replaceAll(",", "")) >= least;
-    }, seen);
+    }, before + report.requests);
+    console.log(`# ${Math.round(report.requests_per_second)} events per second, counted ${Date.now() - sent} ms after the last`);
     assert.ok((await page.locator(".event-table tbody tr").count()) <= 200);
     const size = await sizeOf(page);
     assertBounded(size, "events");
-    return size;
+    return { ...size, events: report.requests };
   };
-  const first = await flood(2 * grants);
-  const second = await flood(4 * grants);
+  const first = await flood(0);
+  const second = await flood(first.events);
   assert.ok(second.heap < first.heap * 1.5 + (4 << 20), `${first.heap}, then ${second.heap} bytes`);
   await shot(page, "events-flood-desktop-light");
   assert.deepEqual(page.faults, []);
