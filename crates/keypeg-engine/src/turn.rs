@@ -49,13 +49,13 @@ pub(crate) fn execute(
             Ok(list_pools(pools, step, &options))
         }
         Call::PutPool { pool, patch } => pools
-            .create_or_update(step, pool, &Policy::default(), patch.clone())
+            .create_or_update(step, pool, &Policy::default(), (**patch).clone())
             .and_then(|created| pool_reply(pools, step, pool, created)),
         Call::PutPoolIf { pool, patch, exists } => {
             let found = pools.with_pool(pool, step, |_, _, _| Ok(()));
             match (found, exists) {
                 (Ok(()), true) | (Err(Refusal::UnknownPool), false) => pools
-                    .create_or_update(step, pool, &Policy::default(), patch.clone())
+                    .create_or_update(step, pool, &Policy::default(), (**patch).clone())
                     .and_then(|created| pool_reply(pools, step, pool, created)),
                 (Ok(()), false) => pool_reply(pools, step, pool, false),
                 (Err(refusal), _) => Err(refusal),

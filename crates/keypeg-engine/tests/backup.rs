@@ -81,7 +81,7 @@ impl Original {
                 keepalive_ttl_ms: Some(None),
                 ..PolicyPatch::default()
             };
-            this.driver.call(Call::PutPool { pool: pool.clone(), patch });
+            this.driver.call(Call::PutPool { pool: pool.clone(), patch: Box::new(patch) });
             this.driver.call(Call::Generate { pool, count: 8, labels: NewLabels::None });
         }
         this

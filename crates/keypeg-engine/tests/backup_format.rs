@@ -65,8 +65,8 @@ fn write_everything(driver: &mut Driver) {
         max_keys: Some(Some(100)),
         ..patch.clone()
     };
-    driver.call(Call::PutPool { pool: default_pool(), patch });
-    driver.call(Call::PutPool { pool: side_pool(), patch: side_patch });
+    driver.call(Call::PutPool { pool: default_pool(), patch: Box::new(patch) });
+    driver.call(Call::PutPool { pool: side_pool(), patch: Box::new(side_patch) });
     driver.generate(4);
     let values = ["imported", "resting", "quarantined", "retired"];
     let values = values.map(|value| Secret::new(value).unwrap());

@@ -227,7 +227,7 @@ fn a_rest_outlives_the_segment_it_was_written_in() {
     let mut driver = open(&disk, &clock);
     let side = PoolName::parse("side").unwrap();
     let patch = PolicyPatch { rest_ms: Some(3_600_000), ..PolicyPatch::default() };
-    driver.call(Call::PutPool { pool: side.clone(), patch });
+    driver.call(Call::PutPool { pool: side.clone(), patch: Box::new(patch) });
     driver.call(Call::Generate { pool: side.clone(), count: 1, labels: NewLabels::None });
     let call = Call::Acquire { pool: side.clone(), ttl_ms: None, holder: None, wait_ms: 0 };
     let Reply::Granted { lease, .. } = driver.call(call) else { panic!("a key is available") };
@@ -269,7 +269,7 @@ fn a_quarantine_outlives_the_segment_it_was_written_in_and_so_does_its_end() {
     }
     // In another pool, so that no later grant writes a record about these keys.
     let side_pool = || PoolName::parse("side").unwrap();
-    driver.call(Call::PutPool { pool: side_pool(), patch: PolicyPatch::default() });
+    driver.call(Call::PutPool { pool: side_pool(), patch: Box::default() });
     driver.call(Call::Generate { pool: side_pool(), count: 1, labels: NewLabels::None });
     let replace_segments = |driver: &mut Driver| {
         for _ in 0..300 {
@@ -305,14 +305,14 @@ fn a_deleted_pool_is_removed_from_the_database_in_parts_and_its_name_is_free_at_
     let (disk, clock) = (SimDisk::new(), ManualClock::new());
     let mut driver = open(&disk, &clock);
     let side_pool = || PoolName::parse("side").unwrap();
-    driver.call(Call::PutPool { pool: side_pool(), patch: PolicyPatch::default() });
+    driver.call(Call::PutPool { pool: side_pool(), patch: Box::default() });
     for _ in 0..3 {
         driver.call(Call::Generate { pool: side_pool(), count: 10_000, labels: NewLabels::None });
         driver.checkpoint().unwrap();
     }
     driver.checkpoint().unwrap();
     driver.call(Call::DeletePool { pool: side_pool() });
-    driver.call(Call::PutPool { pool: side_pool(), patch: PolicyPatch::default() });
+    driver.call(Call::PutPool { pool: side_pool(), patch: Box::default() });
     driver.call(Call::Generate { pool: side_pool(), count: 2, labels: NewLabels::None });
     let checkpointer = driver.checkpointer.as_mut().unwrap();
     let mut steps = 0;
@@ -447,7 +447,7 @@ fn keys_of_several_pools_are_loaded_from_the_database() {
     let mut keys = Vec::new();
     for (name, count) in [("empty", 0), ("one", 1), ("edge", 1_024), ("many", 2_500)] {
         let pool = PoolName::parse(name).unwrap();
-        driver.call(Call::PutPool { pool: pool.clone(), patch: PolicyPatch::default() });
+        driver.call(Call::PutPool { pool: pool.clone(), patch: Box::default() });
         if count > 0 {
             let Reply::Keys(new) =
                 driver.call(Call::Generate { pool: pool.clone(), count, labels: NewLabels::None })

@@ -138,7 +138,7 @@ fn a_start_deletes_the_rows_that_a_killed_server_has_left_of_a_deleted_pool() {
     let mut driver = open();
     let pool = PoolName::parse("large").unwrap();
     let patch = keypeg_core::PolicyPatch::default();
-    driver.call(Call::PutPool { pool: pool.clone(), patch });
+    driver.call(Call::PutPool { pool: pool.clone(), patch: Box::new(patch) });
     for _ in 0..5 {
         driver.checkpoint().unwrap();
         let labels = NewLabels::None;

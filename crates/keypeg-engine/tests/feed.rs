@@ -277,7 +277,7 @@ fn a_deleted_pool_sends_its_deletion_and_no_further_event() {
     let mut late = subscribe(&mut driver, "ci");
     resync(&mut fast);
     // Created again in the same turn: this is another pool, without subscribers.
-    let put = Call::PutPool { pool: name("ci"), patch: PolicyPatch::default() };
+    let put = Call::PutPool { pool: name("ci"), patch: Box::default() };
     let drop = Call::DeletePool { pool: name("ci") };
     driver
         .turn(vec![

@@ -104,7 +104,7 @@ fn counts_derived_from_events_alone_match_the_pool_after_every_turn() {
             rest_ms: Some([0, 1_500][usize::from(seed % 2 == 0)]),
             ..PolicyPatch::default()
         };
-        driver.call(Call::PutPool { pool: default_pool(), patch });
+        driver.call(Call::PutPool { pool: default_pool(), patch: Box::new(patch) });
         let Reply::Subscription(subscription) =
             driver.call(Call::Subscribe { pool: default_pool() })
         else {

@@ -56,11 +56,11 @@ fn write_every_fact(driver: &mut Driver, clock: &ManualClock) {
     };
     for name in ["side", "gone"] {
         let pool = PoolName::parse(name).unwrap();
-        driver.call(Call::PutPool { pool, patch: patch.clone() });
+        driver.call(Call::PutPool { pool, patch: Box::new(patch.clone()) });
     }
     driver.call(Call::DeletePool { pool: PoolName::parse("gone").unwrap() });
     let patch = PolicyPatch { keepalive_ttl_ms: Some(None), ..PolicyPatch::default() };
-    driver.call(Call::PutPool { pool: side_pool(), patch });
+    driver.call(Call::PutPool { pool: side_pool(), patch: Box::new(patch) });
     let values = ["imported", "imported too", "retired"].map(|v| Secret::new(v).unwrap());
     let retired = KeyRef::Value(values[2].clone());
     driver.call(Call::Import {
@@ -112,7 +112,7 @@ fn write_drains(driver: &mut Driver) {
     for round in ["row", "record"] {
         let drained = PoolName::parse(&format!("drained-{round}")).unwrap();
         let drain = |draining| PolicyPatch { draining: Some(draining), ..PolicyPatch::default() };
-        let put = |pool, draining| Call::PutPool { pool, patch: drain(draining) };
+        let put = |pool, draining| Call::PutPool { pool, patch: Box::new(drain(draining)) };
         driver.call(put(drained.clone(), true));
         driver.call(put(PoolName::parse("undone").unwrap(), round == "row"));
         let labels = NewLabels::All(round.into());

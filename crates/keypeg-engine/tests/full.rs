@@ -159,7 +159,7 @@ fn waits_are_cancelled_while_no_grant_can_be_written() {
     let mut driver = open(&disk, &clock);
     driver.generate(1_000);
     let side = PoolName::parse("side").unwrap();
-    driver.call(Call::PutPool { pool: side.clone(), patch: PolicyPatch::default() });
+    driver.call(Call::PutPool { pool: side.clone(), patch: Box::default() });
     let call = Call::Acquire { pool: side, ttl_ms: None, holder: None, wait_ms: 300_000 };
     let request = Request::new(Principal::Anyone, call).into();
     let mut requests = VecDeque::from([(CallId { lane: 9, slot: 0 }, request)]);
@@ -269,9 +269,9 @@ fn fill_beside_old_keys(calls_max: Option<usize>) -> (SimDisk, ManualClock, Driv
     let (disk, clock) = (SimDisk::new(), ManualClock::new());
     let mut driver = open(&disk, &clock);
     let patch = PolicyPatch { keepalive_ttl_ms: Some(None), ..PolicyPatch::default() };
-    driver.call(Call::PutPool { pool: default_pool(), patch });
+    driver.call(Call::PutPool { pool: default_pool(), patch: Box::new(patch) });
     let patch = PolicyPatch { keepalive_ttl_ms: Some(Some(2_000)), ..PolicyPatch::default() };
-    driver.call(Call::PutPool { pool: side(), patch });
+    driver.call(Call::PutPool { pool: side(), patch: Box::new(patch) });
     let ids = driver.generate(10_000);
     let Reply::Keys(_) = driver.call(repeatable_call()) else { panic!("keys") };
     clock.advance_ms(1_000);

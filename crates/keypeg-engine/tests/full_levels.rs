@@ -91,11 +91,11 @@ impl World {
             key_length: Some(100),
             ..PolicyPatch::default()
         };
-        driver.call(Call::PutPool { pool: default_pool(), patch });
+        driver.call(Call::PutPool { pool: default_pool(), patch: Box::new(patch) });
         let pools: Vec<_> =
             (0..12).map(|n| PoolName::parse(&format!("side-{n}")).expect("a name")).collect();
         for pool in &pools {
-            driver.call(Call::PutPool { pool: pool.clone(), patch: PolicyPatch::default() });
+            driver.call(Call::PutPool { pool: pool.clone(), patch: Box::default() });
         }
         driver.generate(10_000);
         let (leases_left, unique) = (Vec::new(), 0);
@@ -188,7 +188,7 @@ impl World {
             (Level::All, import("plain")),
             (
                 Level::All,
-                Call::PutPoolIf { pool: pool.clone(), patch: PolicyPatch::default(), exists: true },
+                Call::PutPoolIf { pool: pool.clone(), patch: Box::default(), exists: true },
             ),
             (
                 Level::All,
@@ -198,7 +198,7 @@ impl World {
                     label: Some("x".repeat(usize::try_from(unique % 100).expect("small")).into()),
                 },
             ),
-            (Level::All, Call::PutPool { pool: pool.clone(), patch: PolicyPatch::default() }),
+            (Level::All, Call::PutPool { pool: pool.clone(), patch: Box::default() }),
             (Level::Grants, acquire(0)),
             (Level::Grants, Call::Renew { pool: pool.clone(), lease: renewed, ttl_ms: None }),
             (

@@ -6,8 +6,8 @@
 mod support;
 
 use keypeg_core::{
-    BodyDigest, EndCause, ImportOptions, KeyRef, LeaseId, NewLabels, PolicyPatch, PoolName,
-    Refusal, ReleaseOptions, Secret,
+    BodyDigest, EndCause, ImportOptions, KeyRef, LeaseId, NewLabels, PoolName, Refusal,
+    ReleaseOptions, Secret,
 };
 use keypeg_engine::disk::Disk;
 use keypeg_store::{Call, Reply, RequestError};
@@ -60,7 +60,7 @@ fn answer_text(reply: Reply) -> String {
 /// Leases in another pool until the journal's first segment is deleted.
 fn replace_segments(driver: &mut Driver, disk: &SimDisk) {
     let side_pool = || PoolName::parse("side").unwrap();
-    driver.call(Call::PutPool { pool: side_pool(), patch: PolicyPatch::default() });
+    driver.call(Call::PutPool { pool: side_pool(), patch: Box::default() });
     driver.call(Call::Generate { pool: side_pool(), count: 1, labels: NewLabels::None });
     for _ in 0..300 {
         let call = Call::Acquire { pool: side_pool(), ttl_ms: None, holder: None, wait_ms: 0 };

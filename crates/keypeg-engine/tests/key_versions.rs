@@ -116,7 +116,7 @@ fn each_change_of_a_leased_key_raises_its_version_and_no_other() {
     let mut driver = Driver::open(Arc::new(SimDisk::new()), &clock, 1).unwrap();
     let max_hold_ms = Some(Some(60_000));
     let patch = PolicyPatch { lease_ttl_ms: Some(900), max_hold_ms, ..PolicyPatch::default() };
-    driver.call(Call::PutPool { pool: default_pool(), patch });
+    driver.call(Call::PutPool { pool: default_pool(), patch: Box::new(patch) });
     driver.generate(40);
     let versions = driver.engine.key_versions();
     for (name, change) in changes {
@@ -150,7 +150,7 @@ fn an_answer_whose_version_is_current_and_whose_time_has_not_passed_still_holds(
         if turn % 17 == 16 {
             let keepalive_ttl_ms = Some((turn % 2 == 0).then_some(3_000));
             let patch = PolicyPatch { keepalive_ttl_ms, ..PolicyPatch::default() };
-            driver.call(Call::PutPool { pool: default_pool(), patch });
+            driver.call(Call::PutPool { pool: default_pool(), patch: Box::new(patch) });
             answers.check(&mut driver);
         }
         if turn % 40 == 39 {

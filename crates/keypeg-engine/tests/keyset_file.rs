@@ -148,7 +148,7 @@ fn a_draining_key_stays_draining_when_the_segments_of_its_grant_and_its_drain_ar
     let hour = Some(3_600_000);
     let patch =
         PolicyPatch { lease_ttl_ms: hour, keepalive_ttl_ms: Some(None), ..PolicyPatch::default() };
-    driver.call(Call::PutPool { pool: default_pool(), patch });
+    driver.call(Call::PutPool { pool: default_pool(), patch: Box::new(patch) });
     let keys: Vec<_> = (0..3).map(|_| driver.acquire("holder").unwrap()).collect();
     let quarantine = |key, reason: Option<&str>| {
         let options = QuarantineOptions { when_free: true, reason: reason.map(Into::into) };
@@ -160,7 +160,7 @@ fn a_draining_key_stays_draining_when_the_segments_of_its_grant_and_its_drain_ar
     driver.call(quarantine(third, Some("mistake")));
     driver.call(Call::EndQuarantine { pool: default_pool(), key: KeyRef::Id(third) });
     let side_pool = || PoolName::parse("side").unwrap();
-    driver.call(Call::PutPool { pool: side_pool(), patch: PolicyPatch::default() });
+    driver.call(Call::PutPool { pool: side_pool(), patch: Box::default() });
     driver.call(Call::Generate { pool: side_pool(), count: 1, labels: NewLabels::None });
     let replace_segments = |driver: &mut Driver| {
         for _ in 0..300 {

@@ -168,7 +168,7 @@ fn a_queued_listing_whose_client_disconnects_is_not_executed() {
 #[test]
 fn a_queued_call_meets_the_pool_that_exists_when_it_is_executed() {
     let mut turns = Turns::new();
-    let put = || Call::PutPool { pool: side(), patch: PolicyPatch::default() };
+    let put = || Call::PutPool { pool: side(), patch: Box::default() };
     turns.send(OTHER_CALLER, put());
     turns.send(LONG_CALLER, generate(5_000));
     let queued = turns
@@ -219,7 +219,7 @@ fn a_pool_that_changes_while_keys_are_prepared_gets_keys_of_its_own() {
         key_length: Some(key_length),
         ..PolicyPatch::default()
     };
-    let put = |patch| Call::PutPool { pool: side(), patch };
+    let put = |patch| Call::PutPool { pool: side(), patch: Box::new(patch) };
     let value = |number| Secret::new(&format!("value-{number:0>600}")).expect("short");
     let values: Vec<_> = (0..900).map(value).collect();
     let import = Call::Import {

@@ -244,7 +244,7 @@ fn every_key_has_its_whole_keep_alive_time_after_a_takeover() {
     let shard = Shard::new();
     let mut owner = shard.take_over();
     let patch = PolicyPatch { keepalive_ttl_ms: Some(Some(10_000)), ..PolicyPatch::default() };
-    owner.call(Call::PutPool { pool: default_pool(), patch });
+    owner.call(Call::PutPool { pool: default_pool(), patch: Box::new(patch) });
     owner.generate(1);
     for _ in 0..9 {
         owner.clock.advance_ms(1_000);

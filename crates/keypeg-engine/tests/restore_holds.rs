@@ -27,7 +27,7 @@ fn set_hold(driver: &mut Driver, hold_ms: u64) {
         ..PolicyPatch::default()
     };
     assert!(matches!(
-        driver.call(Call::PutPool { pool: default_pool(), patch }),
+        driver.call(Call::PutPool { pool: default_pool(), patch: Box::new(patch) }),
         Reply::Pool { .. }
     ));
 }

@@ -3,7 +3,7 @@
 
 mod support;
 
-use keypeg_core::{ImportOptions, KeyRef, NewLabels, PolicyPatch, PoolName, Refusal, Secret};
+use keypeg_core::{ImportOptions, KeyRef, NewLabels, PoolName, Refusal, Secret};
 use keypeg_engine::state::CallId;
 use keypeg_store::{Call, LaneItem, Principal, Reply, Request, RequestError};
 use std::collections::VecDeque;
@@ -31,7 +31,7 @@ fn a_retired_value_is_never_used_again_wherever_its_deletion_was_written() {
                 driver.checkpoint().unwrap();
             }
         };
-        driver.call(Call::PutPool { pool: side_pool(), patch: PolicyPatch::default() });
+        driver.call(Call::PutPool { pool: side_pool(), patch: Box::default() });
         driver.call(import("value"));
         checkpoint_at(&mut driver, 1);
         let key = KeyRef::Value(Secret::new("value").unwrap());
@@ -48,7 +48,7 @@ fn a_retired_value_is_never_used_again_wherever_its_deletion_was_written() {
             };
         }
         driver.call(Call::DeletePool { pool: side_pool() });
-        driver.call(Call::PutPool { pool: side_pool(), patch: PolicyPatch::default() });
+        driver.call(Call::PutPool { pool: side_pool(), patch: Box::default() });
         assert!(
             matches!(driver.call(import("value")), Reply::Keys(_)),
             "values are retired only as long as the pool exists"
@@ -159,7 +159,7 @@ fn an_import_is_not_checked_against_a_deleted_pool_of_the_same_name() {
     let side_pool = || PoolName::parse("side").unwrap();
     let secret = || Secret::new("value").unwrap();
     let import = || import_of(side_pool(), vec![secret()]);
-    let put = || Call::PutPool { pool: side_pool(), patch: PolicyPatch::default() };
+    let put = || Call::PutPool { pool: side_pool(), patch: Box::default() };
     driver.call(put());
     driver.call(import());
     driver.call(Call::DeleteKey { pool: side_pool(), key: KeyRef::Value(secret()) });

@@ -49,7 +49,7 @@ fn generate(count: u32) -> Call {
 }
 
 fn put(pool: PoolName, patch: PolicyPatch) -> Call {
-    Call::PutPool { pool, patch }
+    Call::PutPool { pool, patch: Box::new(patch) }
 }
 
 fn delete(number: u32) -> Call {

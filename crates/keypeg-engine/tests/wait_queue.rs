@@ -180,7 +180,7 @@ fn callers_disconnect_at_random_and_no_key_is_lost() {
 fn a_caller_that_disconnects_while_much_is_due_does_not_wait_afterwards() {
     let mut run = DeferredDriver::new();
     let patch = PolicyPatch { rest_ms: Some(600_000), ..PolicyPatch::default() };
-    run.send(0, Call::PutPool { pool: default_pool(), patch });
+    run.send(0, Call::PutPool { pool: default_pool(), patch: Box::new(patch) });
     run.generate(10_000);
     run.generate(10_000);
     run.run_turns();

@@ -145,12 +145,12 @@ impl Call {
 
     /// Returns a [`Call::PutPool`].
     pub fn put_pool(pool: PoolName, patch: PolicyPatch) -> TypedCall<PoolChange> {
-        TypedCall::new(Self::PutPool { pool, patch })
+        TypedCall::new(Self::PutPool { pool, patch: Box::new(patch) })
     }
 
     /// Returns a [`Call::PutPoolIf`].
     pub fn put_pool_if(pool: PoolName, patch: PolicyPatch, exists: bool) -> TypedCall<PoolChange> {
-        TypedCall::new(Self::PutPoolIf { pool, patch, exists })
+        TypedCall::new(Self::PutPoolIf { pool, patch: Box::new(patch), exists })
     }
 
     /// Returns a [`Call::GetPool`].

@@ -145,8 +145,9 @@ pub enum Call {
     PutPool {
         /// The pool's name.
         pool: PoolName,
-        /// The fields to change; a new pool starts from [`Policy::default`].
-        patch: PolicyPatch,
+        /// The fields to change; a new pool starts from [`Policy::default`]. Boxed, because every
+        /// request would have room for it.
+        patch: Box<PolicyPatch>,
     },
     /// Like [`Call::PutPool`], if the pool exists or does not, as `exists` says. If it does not
     /// although it should, the call is refused as for an unknown pool. If it exists although it
@@ -154,8 +155,9 @@ pub enum Call {
     PutPoolIf {
         /// The pool's name.
         pool: PoolName,
-        /// The fields to change; a new pool starts from [`Policy::default`].
-        patch: PolicyPatch,
+        /// The fields to change; a new pool starts from [`Policy::default`]. Boxed, because every
+        /// request would have room for it.
+        patch: Box<PolicyPatch>,
         /// Whether the pool must exist.
         exists: bool,
     },

@@ -218,14 +218,18 @@ impl Suite {
             },
             "pool" => {
                 self.pool = PoolName::parse(first).expect("a name");
-                Call::PutPool { pool: self.pool.clone(), patch: patch_of(&args[1..]) }
+                Call::PutPool { pool: self.pool.clone(), patch: Box::new(patch_of(&args[1..])) }
             }
             "pool_if" => {
                 self.pool = PoolName::parse(first).expect("a name");
                 let exists = args.contains(&"exists=true");
-                Call::PutPoolIf { pool: self.pool.clone(), patch: patch_of(&args[2..]), exists }
+                Call::PutPoolIf {
+                    pool: self.pool.clone(),
+                    patch: Box::new(patch_of(&args[2..])),
+                    exists,
+                }
             }
-            "policy" => Call::PutPool { pool, patch: patch_of(args) },
+            "policy" => Call::PutPool { pool, patch: Box::new(patch_of(args)) },
             "drop" => Call::DeletePool { pool: PoolName::parse(first).expect("a name") },
             _ => return None,
         })

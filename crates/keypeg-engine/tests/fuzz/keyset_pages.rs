@@ -90,7 +90,7 @@ fn corpus() -> Corpus {
     };
     for pool in pools() {
         let patch = PolicyPatch { keepalive_ttl_ms: Some(None), ..PolicyPatch::default() };
-        driver.call(Call::PutPool { pool, patch });
+        driver.call(Call::PutPool { pool, patch: Box::new(patch) });
     }
     import(&mut driver, 0..VALUES / 2);
     quarantine(&mut driver, 0..20);

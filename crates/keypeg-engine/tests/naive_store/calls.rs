@@ -159,7 +159,7 @@ impl NaiveStore {
         }
         if let Call::PutPool { pool: name, patch } = call {
             let before = self.pools.get(&name).map(|pool| pool.policy.clone());
-            let policy = before.clone().unwrap_or_default().with_patch(patch);
+            let policy = before.clone().unwrap_or_default().with_patch(*patch);
             let policy = policy.map_err(Refusal::Invalid)?;
             if let Some(pool) = self.pools.get_mut(&name) {
                 pool.policy = policy.clone();

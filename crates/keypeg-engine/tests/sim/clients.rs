@@ -243,7 +243,7 @@ impl Clients {
             9 => Call::KeepAliveAll { pool },
             10 => {
                 let patch = patch(random, self.behavior.purges);
-                Call::PutPool { pool, patch }
+                Call::PutPool { pool, patch: Box::new(patch) }
             }
             11 => Call::GetPool { pool },
             12 => {

@@ -63,6 +63,6 @@ pub(crate) fn force_release(key: KeyId) -> Call {
 }
 
 pub(crate) fn put_pool(driver: &mut Driver, pool: &str, patch: PolicyPatch) {
-    let put = driver.call(Call::PutPool { pool: name(pool), patch });
+    let put = driver.call(Call::PutPool { pool: name(pool), patch: Box::new(patch) });
     assert!(matches!(put, Reply::Pool { .. }), "{put:?}");
 }

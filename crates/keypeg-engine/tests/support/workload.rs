@@ -89,12 +89,12 @@ pub(crate) fn run_turn(
         ],
         2 => vec![Call::PutPool {
             pool: side_pool(),
-            patch: PolicyPatch {
+            patch: Box::new(PolicyPatch {
                 lease_ttl_ms: Some(1_000),
                 rest_ms: Some(900 + turn as u64),
                 keepalive_ttl_ms: Some(Some(1_500)),
                 ..PolicyPatch::default()
-            },
+            }),
         }],
         3 => vec![
             import(format!("value {turn}"), usual),

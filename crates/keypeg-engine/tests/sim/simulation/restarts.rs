@@ -347,7 +347,7 @@ impl Simulation {
         let pool = PoolName::parse("last").unwrap();
         let patch = keypeg_core::PolicyPatch::default();
         let acquire = Call::Acquire { pool: pool.clone(), ttl_ms: None, holder: None, wait_ms: 0 };
-        let create = Call::PutPool { pool: pool.clone(), patch };
+        let create = Call::PutPool { pool: pool.clone(), patch: Box::new(patch) };
         let generate = Call::Generate { pool, count: 1, labels: NewLabels::None };
         // Long calls that are queued would take the place of the new one.
         self.execute_queued()?;

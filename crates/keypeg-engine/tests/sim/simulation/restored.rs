@@ -65,7 +65,7 @@ impl Restored {
         );
         ensure!(is_draining, "the pool drains: {reply:?}");
         let patch = PolicyPatch { draining: Some(false), ..PolicyPatch::default() };
-        let reply = self.call(Call::PutPool { pool: pool.clone(), patch })?;
+        let reply = self.call(Call::PutPool { pool: pool.clone(), patch: Box::new(patch) })?;
         ensure!(matches!(reply, Reply::Pool { .. }), "the drain is not undone: {reply:?}");
         Ok(())
     }

@@ -215,7 +215,7 @@ fn a_lease_that_was_released_before_a_backup_is_not_held_after_its_restore() -> 
         let key = KeyRef::Id(simulation.keys()?.remove(0).id);
         simulation.send(vec![Call::ForceRelease { pool: pool(), key }.into()])?;
         let patch = PolicyPatch { lease_ttl_ms: Some(1_000), ..PolicyPatch::default() };
-        simulation.send(vec![Call::PutPool { pool: pool(), patch }.into()])?;
+        simulation.send(vec![Call::PutPool { pool: pool(), patch: Box::new(patch) }.into()])?;
         simulation.back_up()?;
         simulation.end_backups()?;
     }
