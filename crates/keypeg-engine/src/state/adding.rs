@@ -8,7 +8,7 @@
 use super::requests::TurnLimits;
 use super::work::{Adding, Admission, CallId, QueuedRequest, Withdrawal};
 use super::{EngineState, SETTLE_MAX_US, disk_space, step};
-use crate::turn;
+use crate::turn::{self, TurnRequest};
 use keypeg_core::{AddKeys, KeysToAdd, Refusal, RepeatedKeys, StageOutcome};
 use keypeg_store::{Call, Reply, Request, RequestError};
 
@@ -69,7 +69,10 @@ impl EngineState {
                     return self.long_calls.set_current(queued);
                 }
                 let units = turn.long.left().max(LISTED_UNITS_MIN);
-                let (reply, spent) = self.with_known_values(turn, &queued, refusal.into(), units);
+                let (reply, spent) = {
+                    let request = queued.in_one_step();
+                    self.with_known_values(turn, &request, refusal.into(), units)
+                };
                 turn.long.spend(spent);
                 reply
             }
@@ -95,15 +98,18 @@ impl EngineState {
             // Settling begins now: the wait in the queue is not part of it.
             queued.since_us = turn.now_us;
         }
-        let mut queued = match self.admit(queued, turn.disk_space, turn.checkpointer_lags) {
-            Admission::Parked => return None,
-            Admission::Execute(queued) => queued,
+        match self.admit(&mut queued, turn.disk_space, turn.checkpointer_lags) {
+            Admission::NeedsLookup { ids, bytes } => {
+                self.park(queued, ids, bytes);
+                return None;
+            }
+            Admission::Execute => {}
             Admission::Answered(reply) => {
                 self.executed_long_calls.push(call_id);
                 replies.push((call_id, reply));
                 return None;
             }
-        };
+        }
         if matches!(queued.adding, Adding::InOneStep) {
             turn.long.spend(queued.units);
             self.execute_admitted(turn, queued, replies);
@@ -206,14 +212,14 @@ impl EngineState {
     pub(super) fn with_known_values(
         &mut self,
         turn: &mut TurnLimits,
-        queued: &QueuedRequest,
+        TurnRequest { request, retired, prepared, .. }: &TurnRequest<'_>,
         reply: Reply,
         units_max: u32,
     ) -> (Reply, u32) {
         let (
             Reply::Refused(RequestError::Refused(Refusal::KeyExists { index })),
             Call::Import { pool, values, options, .. },
-        ) = (&reply, &queued.request.call)
+        ) = (&reply, &request.call)
         else {
             return (reply, 0);
         };
@@ -221,8 +227,8 @@ impl EngineState {
         step.budget = turn.expiries;
         let import = AddKeys {
             options: *options,
-            retired: queued.retired(),
-            prepared: queued.prepared.as_deref(),
+            retired,
+            prepared: *prepared,
             ..AddKeys::new(KeysToAdd::Imported(values))
         };
         let mut units = units_max;

@@ -58,21 +58,29 @@ impl EngineState {
     /// Decides whether a request is executed, answered at once, or parked for a lookup.
     pub(super) fn admit(
         &mut self,
-        queued: QueuedRequest,
+        queued: &mut QueuedRequest,
         available: DiskSpace,
         checkpointer_lags: bool,
     ) -> Admission {
-        if let Call::Subscribe { pool } = &queued.request.call {
-            return Admission::Answered(self.subscribe(pool));
-        }
-        // Returning a stored answer needs neither disk space nor a lookup.
-        if self.has_stored_answer(&queued.request) {
-            return Admission::Execute(queued);
-        }
-        match disk_space::refusal(&queued.request.call, available, checkpointer_lags) {
-            Some(refusal) => Admission::Answered(Reply::Refused(refusal)),
+        match self.answer_at_once(&queued.request, available, checkpointer_lags) {
+            Some(reply) => Admission::Answered(reply),
             None => self.admit_import(queued),
         }
+    }
+
+    /// Returns the answer of a request that is not executed on the pools.
+    pub(super) fn answer_at_once(
+        &mut self,
+        request: &Request,
+        available: DiskSpace,
+        checkpointer_lags: bool,
+    ) -> Option<Reply> {
+        if let Call::Subscribe { pool } = &request.call {
+            return Some(self.subscribe(pool));
+        }
+        let refusal = disk_space::refusal(&request.call, available, checkpointer_lags)?;
+        // Returning a stored answer needs no disk space.
+        (!self.has_stored_answer(request)).then_some(Reply::Refused(refusal))
     }
 
     /// Returns whether there is a stored answer for this request's Idempotency-Key.
@@ -93,33 +101,44 @@ impl EngineState {
         self.pools.has_stored_answer(pool, kind, &key, self.now.lease_us)
     }
 
-    /// Parks an import when the database may have retired keys with its values and the import does
-    /// not allow them; admits all other requests.
-    fn admit_import(&mut self, queued: QueuedRequest) -> Admission {
+    /// Asks for a lookup when the database may have retired keys with the values of an import and the
+    /// import does not allow them; admits all other requests.
+    fn admit_import(&self, queued: &mut QueuedRequest) -> Admission {
         let Call::Import { pool, values, options, .. } = &queued.request.call else {
-            return Admission::Execute(queued);
+            return Admission::Execute;
         };
-        if options.allow_retired {
-            return Admission::Execute(queued);
+        // Returning a stored answer needs no lookup.
+        if options.allow_retired || self.has_stored_answer(&queued.request) {
+            return Admission::Execute;
         }
         let pool_id = self.pools.get(pool).map(Pool::id);
         if queued.checked.as_ref().is_some_and(|checked| Some(checked.pool) == pool_id) {
-            return Admission::Execute(queued);
+            return Admission::Execute;
         }
         let prepared = queued.prepared.as_deref();
-        let Some(IdsToCheck { pool, ids }) = self.pools.ids_to_check(pool, values, prepared) else {
+        let Some(ids) = self.pools.ids_to_check(pool, values, prepared) else {
             // An earlier lookup's result is of a deleted pool with the same name.
-            return Admission::Execute(QueuedRequest { checked: None, ..queued });
+            queued.checked = None;
+            return Admission::Execute;
         };
         let bytes = values.iter().map(|value| value.bytes().len()).sum();
         if self.parked_imports.len() >= PARKED_MAX || self.parked_bytes + bytes > PARKED_BYTES_MAX {
             return Admission::Answered(Reply::Refused(RequestError::Overloaded));
         }
+        Admission::NeedsLookup { ids, bytes }
+    }
+
+    /// Parks an import until the database was searched for these ids.
+    pub(super) fn park(
+        &mut self,
+        queued: QueuedRequest,
+        IdsToCheck { pool, ids }: IdsToCheck,
+        bytes: usize,
+    ) {
         self.parked_bytes += bytes;
         self.long_calls.in_lookup += usize::from(queued.is_long);
         let checkpointed = self.progress.checkpointed();
         self.parked_imports.push_back(ParkedImport { queued, pool, checkpointed, bytes });
         self.lookups.request(Lookup { pool, ids });
-        Admission::Parked
     }
 }

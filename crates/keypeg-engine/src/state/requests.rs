@@ -105,20 +105,54 @@ impl EngineState {
         requests: &mut VecDeque<(CallId, LaneItem)>,
         replies: &mut Vec<(CallId, Reply)>,
     ) {
-        for _ in 0..TURN_MAX {
+        let mut taken = 0;
+        for (call_id, item) in requests.iter_mut().take(TURN_MAX) {
             if self.batch.bytes().len() >= BATCH_FULL || turn.short_units >= SHORT_UNITS_PER_TURN {
                 break;
             }
-            match requests.pop_front() {
-                Some((call_id, LaneItem::Request(request))) => {
-                    let queued = QueuedRequest::new(call_id, request, turn.now_us);
-                    turn.short_units += if queued.is_long { 1 } else { queued.units };
-                    self.execute_request(turn, queued, false, replies);
-                }
-                Some((call_id, LaneItem::Abandoned)) => self.abandon(call_id, replies),
-                None => break,
+            taken += 1;
+            let LaneItem::Request(request) = item else {
+                self.abandon(*call_id, replies);
+                continue;
+            };
+            let (units, is_long) = (request.call.units(), request.call.is_long());
+            turn.short_units += if is_long { 1 } else { units };
+            // Nearly every request is executed where it is: a move would cost as much as a look-up.
+            let stays = is_long || matches!(request.call, Call::Import { .. });
+            if !stays && self.execute_in_place(turn, *call_id, request, replies) {
+                continue;
+            }
+            let LaneItem::Request(request) = std::mem::replace(item, LaneItem::Abandoned) else {
+                unreachable!("invariant: it is a request")
+            };
+            let queued = QueuedRequest::new(*call_id, request, turn.now_us);
+            if stays {
+                self.execute_request(turn, queued, false, replies);
+            } else {
+                self.carried_over.push_back(queued);
             }
         }
+        requests.drain(..taken);
+    }
+
+    /// Executes or refuses a new short request that needs no lookup. Returns `false` if it must be
+    /// executed again in the next turn.
+    fn execute_in_place(
+        &mut self,
+        turn: &mut TurnLimits,
+        call_id: CallId,
+        request: &Request,
+        replies: &mut Vec<(CallId, Reply)>,
+    ) -> bool {
+        self.skip_abandoned(call_id, false, replies);
+        let (space, lags) = (turn.disk_space, turn.checkpointer_lags);
+        if let Some(reply) = self.answer_at_once(request, space, lags) {
+            replies.push((call_id, reply));
+            return true;
+        }
+        let waiter_id = call_id.waiter_id();
+        let request = TurnRequest { waiter_id, request, prepared: None, retired: &[] };
+        self.execute_in_one_step(turn, &request, turn.now_us, replies)
     }
 
     /// Executes long calls within the turn's budget.
@@ -142,7 +176,7 @@ impl EngineState {
     fn execute_request(
         &mut self,
         turn: &mut TurnLimits,
-        queued: QueuedRequest,
+        mut queued: QueuedRequest,
         is_older: bool,
         replies: &mut Vec<(CallId, Reply)>,
     ) {
@@ -156,52 +190,51 @@ impl EngineState {
             }
             return;
         }
-        let queued = match self.admit(queued, turn.disk_space, turn.checkpointer_lags) {
-            Admission::Parked => return,
-            Admission::Execute(queued) => queued,
-            Admission::Answered(reply) => {
-                replies.push((call_id, reply));
-                return;
-            }
-        };
-        self.execute_admitted(turn, queued, replies);
+        match self.admit(&mut queued, turn.disk_space, turn.checkpointer_lags) {
+            Admission::NeedsLookup { ids, bytes } => self.park(queued, ids, bytes),
+            Admission::Execute => self.execute_admitted(turn, queued, replies),
+            Admission::Answered(reply) => replies.push((call_id, reply)),
+        }
     }
 
-    /// Executes a request in one step.
+    /// Executes a request in one step, now or again in the next turn.
     pub(super) fn execute_admitted(
         &mut self,
         turn: &mut TurnLimits,
-        queued: QueuedRequest,
+        mut queued: QueuedRequest,
         replies: &mut Vec<(CallId, Reply)>,
     ) {
-        let call_id = queued.call_id;
         if queued.is_long {
-            self.executed_long_calls.push(call_id);
+            self.executed_long_calls.push(queued.call_id);
         }
+        if !self.execute_in_one_step(turn, &queued.in_one_step(), queued.since_us, replies) {
+            queued.checked = None;
+            self.carried_over.push_back(queued);
+        }
+    }
+
+    /// Executes a request that was taken at `since_us` in one step. Returns `false` if it must be
+    /// executed again in the next turn, because much is due.
+    fn execute_in_one_step(
+        &mut self,
+        turn: &mut TurnLimits,
+        request: &TurnRequest<'_>,
+        since_us: u64,
+        replies: &mut Vec<(CallId, Reply)>,
+    ) -> bool {
         let mut step = step(self.now, &mut *self.random, &mut self.batch);
         step.budget = turn.expiries;
-        let request = TurnRequest {
-            waiter_id: call_id.waiter_id(),
-            request: &queued.request,
-            prepared: queued.prepared.as_deref(),
-            retired: queued.retired(),
-        };
-        let reply = turn::execute(&mut self.pools, &mut step, request, &mut self.deleted_pools);
+        let reply = turn::execute(&mut self.pools, &mut step, *request, &mut self.deleted_pools);
         turn.expiries = step.budget;
         turn.ended_by_time |= step.ended_by_time;
         self.drain_wait_outcomes(replies);
-        match reply {
-            Some(reply)
-                if turn::is_settling(&reply) && turn.now_us - queued.since_us < SETTLE_MAX_US =>
-            {
-                self.carried_over.push_back(QueuedRequest { checked: None, ..queued });
-            }
-            Some(reply) => {
-                turn.own_reads += usize::from(is_own_read(&queued.request));
-                let (reply, _) = self.with_known_values(turn, &queued, reply, u32::MAX);
-                replies.push((call_id, reply));
-            }
-            None => {}
+        let Some(reply) = reply else { return true };
+        if turn::is_settling(&reply) && turn.now_us - since_us < SETTLE_MAX_US {
+            return false;
         }
+        turn.own_reads += usize::from(is_own_read(request.request));
+        let (reply, _) = self.with_known_values(turn, request, reply, u32::MAX);
+        replies.push((CallId::of(request.waiter_id), reply));
+        true
     }
 }

@@ -64,6 +64,10 @@ impl EngineState {
         is_carried_over: bool,
         replies: &mut Vec<(CallId, Reply)>,
     ) -> bool {
+        // Nearly always there is none: then the id is not hashed.
+        if self.abandoned.is_empty() {
+            return false;
+        }
         // A new request with this id belongs to another client.
         let is_abandoned = self.abandoned.remove(&call_id) && is_carried_over;
         if is_abandoned {

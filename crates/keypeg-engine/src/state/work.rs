@@ -2,8 +2,10 @@
 //! of segments in progress; and what its measurements remember. Plain data; the files beside this one act on it.
 
 use crate::frame::SegmentNumber;
+use crate::turn::TurnRequest;
 use keypeg_core::{
-    KeysToAdd, Lsn, PoolId, PoolName, PreparedKeys, RepeatedKeys, SnapshotCursor, WaiterId,
+    IdsToCheck, KeysToAdd, Lsn, PoolId, PoolName, PreparedKeys, RepeatedKeys, SnapshotCursor,
+    WaiterId,
 };
 use keypeg_store::{Call, Reply, Request};
 
@@ -69,6 +71,16 @@ impl QueuedRequest {
         self.checked.as_ref().map_or(&[], |checked| &checked.retired)
     }
 
+    /// Returns the request as a turn executes it in one step.
+    pub(super) fn in_one_step(&self) -> TurnRequest<'_> {
+        TurnRequest {
+            waiter_id: self.call_id.waiter_id(),
+            request: &self.request,
+            prepared: self.prepared.as_deref(),
+            retired: self.retired(),
+        }
+    }
+
     /// Returns the keys that a call adds, and their pool.
     pub(super) fn keys_to_add(&self) -> Option<(&PoolName, KeysToAdd<'_>)> {
         #[expect(clippy::wildcard_enum_match_arm, reason = "only these two add keys")]
@@ -120,10 +132,10 @@ pub(super) struct CheckedImport {
 
 /// The decision about a request before it is executed.
 pub(super) enum Admission {
-    /// It waits for a lookup.
-    Parked,
+    /// It waits for a lookup of these ids; its values have so many bytes.
+    NeedsLookup { ids: IdsToCheck, bytes: usize },
     /// It is executed.
-    Execute(QueuedRequest),
+    Execute,
     /// It is answered without being executed.
     Answered(Reply),
 }
