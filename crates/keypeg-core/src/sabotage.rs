@@ -2,7 +2,8 @@
 //! that it can lower, to reach their edges.
 //!
 //! Without the feature `sabotage` every function here returns a constant, so that the compiler
-//! removes all of it from a server. Settings apply to one thread, because a simulation has one.
+//! removes all of it from a server. Settings apply to one thread, because a simulation has one, or to
+//! all threads of a server that is built for tests.
 
 /// A deliberate defect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,15 +182,19 @@ mod set {
 mod set {
     use super::{Sabotage, TestLimit};
     use std::cell::{Cell, RefCell};
+    use std::sync::OnceLock;
+
+    static OF_PROCESS: OnceLock<Vec<Sabotage>> = OnceLock::new();
 
     thread_local! {
         static ENABLED: Cell<Option<Sabotage>> = const { Cell::new(None) };
         static LIMITS: RefCell<Vec<(TestLimit, u64)>> = const { RefCell::new(Vec::new()) };
     }
 
-    /// Returns whether a defect is enabled on this thread.
+    /// Returns whether a defect is enabled on this thread, or in this process.
     pub fn enabled(sabotage: Sabotage) -> bool {
         ENABLED.get() == Some(sabotage)
+            || OF_PROCESS.get().is_some_and(|defects| defects.contains(&sabotage))
     }
 
     /// Returns a limit on this thread.
@@ -204,6 +209,11 @@ mod set {
     pub fn configure(sabotage: Option<Sabotage>, limits: Vec<(TestLimit, u64)>) {
         ENABLED.set(sabotage);
         LIMITS.replace(limits);
+    }
+
+    /// Enables defects on all threads of this process, from now on. A second call has no effect.
+    pub fn configure_process(defects: Vec<Sabotage>) {
+        let _ = OF_PROCESS.set(defects);
     }
 }
 
