@@ -83,6 +83,52 @@ fn the_page_is_read_again_and_its_files_are_kept() {
 }
 
 #[test]
+fn a_client_that_accepts_gzip_gets_the_large_files_compressed() {
+    let server = Server::in_memory(&[]);
+    let (_, files) = page_and_files(&server);
+    for path in &files {
+        let is_large = !path.ends_with(".svg");
+        let request = format!("HEAD {path}");
+        let plain = ask(&server, &request, &[]);
+        let length =
+            |answer: &Answer| -> u64 { answer.header("content-length").unwrap().parse().unwrap() };
+        for (accept, is_accepted) in [
+            ("gzip, deflate, br", true),
+            ("br;q=1.0, GZIP;q=0.5", true),
+            ("gzip; q=0.001", true),
+            ("gzip;q=0", false),
+            ("gzip ; Q = 0.000, br", false),
+            ("gzipped, x-gzip2", false),
+            ("br", false),
+            ("*", false),
+            ("", false),
+        ] {
+            let answer = ask(&server, &request, &[("accept-encoding", accept)]);
+            let is_compressed = is_large && is_accepted;
+            let encoding = answer.header("content-encoding");
+            assert_eq!(encoding, is_compressed.then_some("gzip"), "{path} {accept}");
+            assert_eq!(answer.header("vary"), is_large.then_some("accept-encoding"), "{path}");
+            assert_eq!(answer.header("content-type"), plain.header("content-type"), "{path}");
+            if !is_compressed {
+                assert_eq!(answer.header("etag"), plain.header("etag"), "{path} {accept}");
+                assert_eq!(length(&answer), length(&plain), "{path} {accept}");
+                continue;
+            }
+            assert!(length(&answer) * 2 < length(&plain), "{path}: {} bytes", length(&answer));
+            // A tag of one form is not that of the other, and each is known by its own.
+            let tag = answer.header("etag").unwrap().to_owned();
+            assert_ne!(Some(&*tag), plain.header("etag"), "{path}");
+            let known = [("accept-encoding", accept), ("if-none-match", &*tag)];
+            let unchanged = ask(&server, &request, &known);
+            assert_eq!((unchanged.status, unchanged.header("content-encoding")), (304, None));
+            assert_eq!(unchanged.header("vary"), Some("accept-encoding"), "{path}");
+            let other = ask(&server, &request, &[("if-none-match", &tag)]);
+            assert_eq!(other.status, 200, "{path}");
+        }
+    }
+}
+
+#[test]
 fn a_file_of_another_version_does_not_exist() {
     let server = Server::in_memory(&[]);
     let (_, files) = page_and_files(&server);
