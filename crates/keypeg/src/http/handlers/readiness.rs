@@ -51,6 +51,7 @@ pub(super) fn answer(status: &ClusterStatus, was_ready: &AtomicBool) -> HandlerR
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http_body_util::BodyExt as _;
     use keypeg_client::Code;
     use keypeg_store::ShardStatus;
 
@@ -96,6 +97,39 @@ mod tests {
         ] {
             let found = code(status(store_silent_ms, unowned_ms));
             assert_eq!(found, expected, "{store_silent_ms} {unowned_ms:?}");
+        }
+    }
+
+    /// A probe of a load balancer reads only the status; an operator reads where each shard is.
+    #[tokio::test]
+    async fn the_answer_lists_each_shard_by_where_it_is_served() {
+        let shards = vec![
+            shard(ShardRole::Owner, Some("a"), 0),
+            shard(ShardRole::Following, Some("b"), 0),
+            shard(ShardRole::Following, None, 10_000),
+            shard(ShardRole::Loading, Some("c"), 0),
+            shard(ShardRole::Owner, Some("a"), 0),
+            shard(ShardRole::Loading, None, 1),
+        ];
+        let status = ClusterStatus { shards, ..status(0, None) };
+        let body = answer(&status, &AtomicBool::new(true)).unwrap().into_body();
+        let body = body.collect().await.unwrap().to_bytes();
+        let expected = json!({
+            "status": "ready",
+            "shards_here": [0, 4],
+            "shards_elsewhere": [1, 3],
+            "shards_without_owner": [2, 5],
+        });
+        assert_eq!(serde_json::from_slice::<serde_json::Value>(&body).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_shard_without_an_owner_for_the_longest_time_decides() {
+        for unowned_ms in [[10_001, 1], [1, 10_001]] {
+            let shards = unowned_ms.map(|ms| shard(ShardRole::Following, None, ms));
+            let status = ClusterStatus { shards: shards.into(), ..status(0, None) };
+            let refused = answer(&status, &AtomicBool::new(true)).unwrap_err();
+            assert_eq!(refused.code(), Code::NoOwner, "{unowned_ms:?}");
         }
     }
 }
