@@ -289,4 +289,24 @@ mod tests {
         // An escaped quote takes two bytes.
         assert_eq!(len(10_000, &"\"".repeat(4_096)), BYTES_MAX / (2 * 4_096 + 3));
     }
+
+    /// A server that names an index behind the batch must not make the command repeat the batch.
+    #[test]
+    fn known_values_are_those_of_the_batch_in_either_form_of_the_refusal() {
+        for (code, index, indices, known) in [
+            ("key_exists", None, Some(vec![0, 2]), vec![0, 2]),
+            ("key_exists", Some(1), None, vec![1]),
+            ("key_exists", Some(0), Some(vec![0, 2, 3, u64::MAX]), vec![0, 2]),
+            ("key_exists", None, None, vec![]),
+            ("invalid", Some(1), None, vec![]),
+        ] {
+            let problem = serde_json::from_value(serde_json::json!({
+                "type": "", "title": "", "status": 409, "code": code, "detail": "d",
+                "request_id": "r", "index": index, "indices": indices,
+            }));
+            let error = Error::Refused(Box::new(problem.unwrap()));
+            let known: HashSet<_> = known.into_iter().collect();
+            assert_eq!(known_indices(&error, 3), known, "{error:?}");
+        }
+    }
 }
