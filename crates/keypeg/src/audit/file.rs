@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn a_moved_removed_replaced_or_truncated_file_is_noticed() {
         let dir = TempDir::new();
-        let mut log = LogFile::open(settings(&dir, 20, 0)).unwrap();
+        let mut log = LogFile::open(settings(&dir, 20, 1)).unwrap();
         let (path, moved) = (dir.path().join("audit"), dir.path().join("moved"));
         log.write(b"one\n").unwrap();
         assert!(!log.follow_path().unwrap(), "the same file");
@@ -219,6 +219,7 @@ mod tests {
         assert!(!log.follow_path().unwrap());
         log.write(b"0123456789012345\n").unwrap();
         assert_eq!(lines(&dir, "audit"), ["0123456789012345"], "its length starts again at 0");
+        assert!(!dir.path().join("audit.1").exists(), "it was not full");
         // A link that is put in its place is not followed.
         std::fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink(&moved, &path).unwrap();
