@@ -55,8 +55,11 @@ fn null_devices_in_place_of_all_streams_are_not_a_closed_stdout() {
         }
     }
     assert_counts(&server, "default", &json!({ "leased": 3 }));
-    check(redirected(&server, &["acquire"], ">&-"), 74, "stdout is closed");
-    assert_counts(&server, "default", &json!({ "leased": 3 }));
+    // What the standard library opens for a closed stdout differs from a null device on stdin.
+    for closed in [">&-", "0<>/dev/null >&-"] {
+        check(redirected(&server, &["acquire"], closed), 74, "stdout is closed");
+        assert_counts(&server, "default", &json!({ "leased": 3 }));
+    }
 }
 
 #[test]
