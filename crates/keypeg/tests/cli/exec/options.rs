@@ -142,6 +142,22 @@ fn a_command_that_reaches_the_maximum_hold_learns_how_to_allow_more() {
     });
 }
 
+/// The lead before the end is a second, of which the last quarter is for SIGKILL.
+#[test]
+fn a_command_has_time_to_clean_up_before_its_lease_ends() {
+    unless_late(LATE, || {
+        let server = server(&[], 4.0);
+        let policy = json!({ "max_hold_seconds": null });
+        server.client().send("PUT /v1/pools/ci", &policy).is(200, &json!({}));
+        // The shell alone counts: a process that it started now would get SIGTERM too.
+        let script =
+            "end() { n=0; while [ $n -lt 20000 ]; do n=$((n + 1)); done; echo clean; exit; }
+                      trap end TERM; while :; do sleep 0.02; done";
+        let output = check(exec(&url(&server), &[], script), 75, "ending the command");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "clean\n");
+    });
+}
+
 /// What needs a store that keeps its data: see CONTRIBUTING.md.
 mod durability {
     use super::*;

@@ -226,7 +226,7 @@ fn a_repeated_sigterm_does_not_extend_the_grace() {
 
 /// Regression: SIGTERM for exec reached the process group only. A process in a session of its own got
 /// no SIGTERM, and after the whole grace SIGKILL. In the group a process that cleans up must not get
-/// a second one.
+/// a second one. `inside` ends only after its own: `exec` sends them one after the other.
 #[test]
 fn after_a_sigterm_each_process_that_is_left_gets_sigterm_once() {
     let server = server(&[], 3600.0);
@@ -236,7 +236,7 @@ fn after_a_sigterm_each_process_that_is_left_gets_sigterm_once() {
         setsid sh -c 'trap "echo outside >>\"$LOG\"; exit" TERM; echo up >>"$LOG"
                       while :; do sleep 0.02; done' &
         sh -c 'trap "echo inside >>\"$LOG\"" TERM; echo up >>"$LOG"
-               until grep -q outside "$LOG"; do sleep 0.02; done' &
+               until grep -q outside "$LOG" && grep -q inside "$LOG"; do sleep 0.02; done' &
         while :; do sleep 0.02; done"#;
     let log = dir.path().join("log");
     let mut command = Command::new(binary());
@@ -259,13 +259,13 @@ fn after_a_sigterm_each_process_that_is_left_gets_sigterm_once() {
 }
 
 /// Regression: under a command that ignores SIGTERM, a process in a session of its own got SIGKILL
-/// at the end of the grace, and no SIGTERM.
+/// at the end of the grace, and no SIGTERM. A stopped one is continued, so that it can clean up.
 #[test]
 fn a_process_outside_the_group_gets_sigterm_also_under_a_command_that_ignores_it() {
     let server = server(&[], 3600.0);
     let dir = TempDir::new();
     let script = r#"
-        setsid sh -c 'trap "echo outside >>\"$LOG\"; exit" TERM; echo up >>"$LOG"
+        setsid sh -c 'trap "echo outside >>\"$LOG\"; exit" TERM; echo $$ >>"$LOG"
                       while :; do sleep 0.02; done' &
         trap '' TERM
         until grep -q outside "$LOG"; do sleep 0.02; done
@@ -277,10 +277,15 @@ fn a_process_outside_the_group_gets_sigterm_also_under_a_command_that_ignores_it
     command.env("KEYPEG_SERVER", url(&server)).stdin(Stdio::null()).stderr(Stdio::null());
     let mut process = command.spawn().unwrap();
     let text = || std::fs::read_to_string(&log).unwrap_or_default();
-    eventually("it runs", || (text() == "up\n").then_some(()));
+    let outside: i32 = eventually("it runs", || text().strip_suffix('\n')?.parse().ok());
+    kill_process(Pid::from_raw(outside).unwrap(), Signal::STOP).unwrap();
+    let stat = format!("/proc/{outside}/stat");
+    eventually("it is stopped", || {
+        std::fs::read_to_string(&stat).unwrap().contains(") T ").then_some(())
+    });
     kill_process(Pid::from_child(&process), Signal::TERM).unwrap();
     let status = eventually("the command ends", || process.try_wait().unwrap());
-    assert_eq!((status.code(), &*text()), (Some(43), "up\noutside\n"));
+    assert_eq!((status.code(), &*text()), (Some(43), &*format!("{outside}\noutside\n")));
 }
 
 /// The grace is for a command that cleans up; behind the lease another client uses the key.
