@@ -130,6 +130,8 @@ fn a_line_about_one_key_has_its_label() {
         send(by_hyper, "POST /v1/pools/default/leases", "{}");
         send(by_hyper, &format!("POST /v1/pools/default/keys/{id}/release"), "");
     }
+    send(true, &format!("POST /v1/pools/default/keys/{id}/quarantine"), "{}");
+    send(true, &format!("DELETE /v1/pools/default/keys/{id}/quarantine"), "");
     send(true, &format!("PATCH /v1/pools/default/keys/{id}"), "{\"label\": \"c\"}");
     send(true, &format!("PATCH /v1/pools/default/keys/{id}"), "{\"label\": null}");
     server.terminate();
@@ -139,6 +141,12 @@ fn a_line_about_one_key_has_its_label() {
         of_operation.map(|line| (line["label"].clone(), line["key_ids"][0] == *id)).collect()
     };
     assert_eq!(labels("acquire"), [(json!("a\"b"), true), (json!("a\"b"), true)]);
+    // The answer to a quarantine names no key to the log: the request does.
+    for operation in ["releaseKey", "quarantineKey", "endQuarantine"] {
+        let lines = labels(operation);
+        let name_the_key = lines.iter().all(|(_, is_named)| *is_named);
+        assert!(name_the_key && !lines.is_empty(), "{operation}: {log:?}");
+    }
     let changes = log.iter().filter(|line| line["key_ids"] == json!([id]));
     let changes: Vec<_> = changes.filter(|line| line["operation"] == "changeKey").collect();
     assert_eq!(changes.len(), 2, "{log:?}");
