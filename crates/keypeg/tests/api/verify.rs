@@ -231,7 +231,7 @@ fn other_states_are_active_where_the_request_says_so() {
 #[test]
 fn an_invalid_verification_names_what_is_wrong() {
     let server = Server::in_memory(&[]);
-    let (mut client, _, _) = with_key(&server, &json!({}));
+    let (mut client, value, _) = with_key(&server, &json!({}));
     let long = "x".repeat(4097);
     for body in [
         json!({}),
@@ -253,7 +253,9 @@ fn an_invalid_verification_names_what_is_wrong() {
     assert_eq!(answer.header("www-authenticate"), Some("ApiKey header=\"X-Api-Key\""));
     answer.problem(401, "key_required");
     authorize(&mut client, "GET /v1/pools/none/verify", "x").problem(404, "unknown_pool");
-    let twice = [("x-api-key", "a"), ("x-api-key", "a")];
+    // The service behind the gateway may read the second key.
+    client.send("POST /v1/pools/ci/leases", &json!({})).is(201, &json!({}));
+    let twice = [("x-api-key", &*value), ("x-api-key", "a")];
     client.try_send(AUTHORIZE, &twice, "").unwrap().problem(403, "key_not_active");
     for odd in ["", &long, "\u{7f}"] {
         let answer = authorize(&mut client, AUTHORIZE, odd);
