@@ -226,4 +226,12 @@ mod tests {
         assert!(log.follow_path().is_err());
         assert_eq!(lines(&dir, "moved"), ["one"]);
     }
+
+    /// A device takes every line and keeps none.
+    #[test]
+    fn a_device_is_no_log() {
+        let settings = Settings { path: "/dev/null".into(), file_max: 10, keep: 0 };
+        let error = LogFile::open(settings).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
 }
