@@ -1,8 +1,9 @@
 //! Whether the server works, for a supervisor that ends a process that hangs: each core gets an
 //! answer from the engine through its own lane, as a client's request does.
 //!
-//! Knows no supervisor beyond [`supervisor::notify`]. The supervisor gets a message only after all
-//! cores got an answer since the last message. So it ends the process if the engine or a core hangs.
+//! Knows no supervisor beyond its time and its messages. The supervisor gets a message only after
+//! all cores got an answer since the last message. So it ends the process if the engine or a core
+//! hangs.
 
 use super::lanes::Lanes;
 use crate::supervisor::{self, Message};
@@ -32,21 +33,21 @@ pub(super) struct CoreWatch(Option<(Arc<Watchdog>, usize)>);
 
 /// Returns the watch of each core, as the supervisor of this process wants it.
 pub(super) fn watches(cores: usize) -> impl Iterator<Item = CoreWatch> {
-    let watchdog =
-        supervisor::watchdog_time().map(|time| Arc::new(Watchdog::new(time / QUESTIONS, cores)));
+    let watchdog = supervisor::watchdog_time().map(|time| Arc::new(Watchdog::new(time, cores)));
     (0..cores).map(move |core| CoreWatch(watchdog.clone().map(|watchdog| (watchdog, core))))
 }
 
 impl CoreWatch {
-    /// Asks the engine again and again, on the core itself. Returns only if no supervisor wants it.
-    pub(super) async fn run(self, lanes: Lanes) {
+    /// Asks the engine again and again, on the core itself, and calls `report` when all cores got an
+    /// answer. Returns only if no supervisor wants it.
+    pub(super) async fn run(self, lanes: Lanes, report: impl Fn(Message)) {
         let Some((watchdog, core)) = self.0 else { return };
         let mut ticks = interval(watchdog.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             if any_answers(&lanes).await && watchdog.note_answer(core) {
-                supervisor::notify(Message::Alive);
+                report(Message::Alive);
             }
         }
     }
@@ -83,7 +84,9 @@ fn is_of_engine(reply: &Reply) -> bool {
 }
 
 impl Watchdog {
-    fn new(interval: Duration, cores: usize) -> Self {
+    /// `time` is the time after which the supervisor ends the process.
+    fn new(time: Duration, cores: usize) -> Self {
+        let interval = time / QUESTIONS;
         Self { interval, answered: (0..cores).map(|_| AtomicBool::new(false)).collect() }
     }
 
@@ -164,5 +167,43 @@ mod tests {
         assert!(!asked.is_finished(), "a lane that refuses is no answer");
         assert_eq!(refuse(1, RequestError::NotOwner), 1);
         assert!(asked.await.unwrap(), "the third shard has not answered");
+    }
+
+    #[test]
+    fn one_late_answer_does_not_end_the_process() {
+        let time = Duration::from_secs(30);
+        assert_eq!(Watchdog::new(time, 2).interval * QUESTIONS, time);
+    }
+
+    /// Only the number of answers counts, however many questions were sent.
+    #[tokio::test]
+    async fn a_core_without_an_answer_of_its_engine_sends_no_message() {
+        let wakeup = Wakeup::default();
+        let (questions, mut engine) = lane(&wakeup);
+        let delivery = questions.clone();
+        tokio::spawn(async move { delivery.run_delivery().await });
+        let lanes = Lanes::new(CoreLanes { shards: vec![questions] }, None);
+        let watchdog = Arc::new(Watchdog::new(Duration::from_millis(u64::from(QUESTIONS)), 1));
+        let (report, messages) = std::sync::mpsc::sync_channel(8);
+        let watch = CoreWatch(Some((watchdog, 0)));
+        tokio::spawn(watch.run(lanes, move |message| report.try_send(message).unwrap()));
+        for (messages_before, reply) in [
+            (0, Reply::Refused(RequestError::Overloaded)),
+            (0, Reply::Done),
+            (1, Reply::Refused(RequestError::ShuttingDown)),
+            (0, Reply::Done),
+            (1, Reply::Done),
+        ] {
+            let (mut slot, mut count) = (None, 0);
+            while slot.is_none() {
+                tokio::task::yield_now().await;
+                engine.take(|asked, _| slot = Some(asked));
+                count += messages.try_iter().count();
+                assert!(count <= messages_before, "before {reply:?}");
+            }
+            assert_eq!(count, messages_before, "before {reply:?}");
+            engine.answer(slot.unwrap(), reply);
+            engine.flush();
+        }
     }
 }

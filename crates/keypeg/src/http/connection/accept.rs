@@ -22,6 +22,7 @@ use crate::http::timeouts::{DRAIN_TIME, Timeouts};
 use crate::http::watchdog::{CoreWatch, watches};
 use crate::random::SystemRandom;
 use crate::share::{Budget, CallerId, ReservedBudget};
+use crate::supervisor;
 use crate::vital;
 use keypeg_core::RandomSource;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -360,7 +361,7 @@ impl Core {
     /// Serves connections until the server has stopped.
     async fn run(mut self) {
         read_clock_in_hyper().await;
-        tokio::spawn(self.watch.run(self.app.lanes.clone()));
+        tokio::spawn(self.watch.run(self.app.lanes.clone(), supervisor::notify));
         for lane in self.app.lanes.all() {
             let lane = lane.clone();
             let delivery = tokio::spawn(async move { lane.run_delivery().await });
