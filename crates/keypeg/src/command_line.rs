@@ -15,8 +15,6 @@ use crate::seal::SealCommand;
 use clap::builder::{PossibleValue, StyledStr};
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 use clap::{Arg, Args, CommandFactory, Parser, Subcommand};
-use std::error::Error as _;
-use std::num::ParseIntError;
 use std::path::PathBuf;
 
 /// Server that lends API keys from pools under exclusive, durable leases with fencing tokens
@@ -97,8 +95,8 @@ fn refuse_empty_variables(command: &clap::Command) -> Result<(), Error> {
     Ok(())
 }
 
-/// Adds to an error about a value what clap does not report: the allowed values of a switch, the
-/// form of a number, and the variable that gives the value if no flag does.
+/// Adds to an error about a value what clap does not report: the allowed values of a switch, and
+/// the variable that gives the value if no flag does.
 fn with_tips(mut error: Error, command: &clap::Command) -> Error {
     let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
         return error;
@@ -113,9 +111,6 @@ fn with_tips(mut error: Error, command: &clap::Command) -> Error {
         let shown = allowed.iter().filter(|value| !value.is_hide_set());
         let allowed: Vec<_> = shown.map(PossibleValue::get_name).collect();
         tips.extend((!allowed.is_empty()).then(|| format!("use {}", allowed.join(" or "))));
-    }
-    if error.source().is_some_and(<dyn std::error::Error>::is::<ParseIntError>) {
-        tips.push("use a whole number without a unit".to_owned());
     }
     let is_given = std::env::args_os().any(|arg| {
         arg.to_str().and_then(|arg| arg.split('=').next()).is_some_and(|name| name == flag)
@@ -134,6 +129,7 @@ fn with_tips(mut error: Error, command: &clap::Command) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::any::TypeId;
 
     #[test]
     fn a_command_line_is_accepted_or_refused() {
@@ -148,5 +144,31 @@ mod tests {
             assert_eq!(Cli::try_parse_from(line.split_whitespace()).is_ok(), is_valid, "{line}");
         }
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn each_number_of_the_command_line_has_a_range_that_its_error_names() {
+        let numbers = [TypeId::of::<u8>(), TypeId::of::<u16>(), TypeId::of::<u32>()];
+        let numbers = [&numbers[..], &[TypeId::of::<u64>(), TypeId::of::<usize>()]].concat();
+        // The arguments of a hidden command come from this program itself.
+        let shown = |command: &&clap::Command| !command.is_hide_set();
+        let command = Cli::command();
+        let below = command.get_subcommands().flat_map(clap::Command::get_subcommands);
+        let commands = command.get_subcommands().chain(below).filter(shown);
+        let is_number =
+            |arg: &&Arg| numbers.iter().any(|number| arg.get_value_parser().type_id() == *number);
+        let mut found = 0;
+        for arg in commands.flat_map(clap::Command::get_arguments).filter(is_number) {
+            let alone = clap::Command::new("alone").arg(arg.clone().required(false));
+            let line = match arg.get_long() {
+                Some(long) => vec!["alone".to_owned(), format!("--{long}=x")],
+                None => vec!["alone".to_owned(), "x".to_owned()],
+            };
+            let error = alone.try_get_matches_from(line).unwrap_err().to_string();
+            assert!(error.contains("must be a whole number "), "{}: {error}", arg.get_id());
+            found += 1;
+        }
+        // The server without the commands that call it has three.
+        assert!(found >= 3, "{found} numbers");
     }
 }

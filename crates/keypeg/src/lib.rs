@@ -21,6 +21,7 @@ mod http;
 mod log;
 mod manual;
 mod memory;
+mod number;
 mod options;
 #[cfg_attr(
     not(feature = "cli"),

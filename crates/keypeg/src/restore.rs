@@ -5,6 +5,7 @@
 use crate::config::DATA;
 use crate::duration::HumanDuration;
 use crate::failure::{Failure, exit};
+use crate::number::number;
 use crate::options::value::{Bounded, SHARDS_MAX, StoreUrl};
 use crate::seal::read_seal_keys;
 use crate::store;
@@ -48,7 +49,7 @@ pub struct ContinueArgs {
     pub hold: Option<HumanDuration<0>>,
     /// First fencing token that is granted [default: above all that the original server can have
     /// granted since the backup]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number(1..=u64::MAX))]
     pub token_floor: Option<u64>,
     /// Seal key file, if the data is sealed; a restore seals with its first key
     #[arg(long, env = "KEYPEG_SEAL_KEY", value_name = "FILE")]

@@ -10,6 +10,7 @@ use crate::SystemRandom;
 use crate::clock;
 use crate::duration::parse_ms;
 use crate::failure::{Failure, exit};
+use crate::number::number;
 use crate::permissions::Trusted;
 use crate::streams;
 use clap::{Args, Subcommand};
@@ -57,11 +58,10 @@ pub struct NewToken {
     #[arg(long, value_name = "TIME")]
     expires_at: Option<String>,
     /// Limit on requests per second [default: none]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", value_parser = number(1..=tokens::PER_SECOND_MAX))]
     requests_per_second: Option<u32>,
     /// Limit on simultaneous leases, including acquires that wait for a key [default: none]
-    #[arg(long, value_name = "N",
-          value_parser = clap::value_parser!(u32).range(1..=i64::from(tokens::LEASES_MAX)))]
+    #[arg(long, value_name = "N", value_parser = number(1..=tokens::LEASES_MAX))]
     max_leases: Option<u32>,
     /// Name of a client certificate, in place of a token; may be repeated
     ///

@@ -21,7 +21,7 @@ pub(crate) const PREFIX: &str = "kpt_";
 /// Random bytes in a token.
 pub(crate) const TOKEN_LEN: usize = 32;
 const NAME_MAX: usize = 64;
-const PER_SECOND_MAX: u32 = 1_000_000;
+pub(crate) const PER_SECOND_MAX: u32 = 1_000_000;
 /// The largest `max_leases`.
 pub(crate) const LEASES_MAX: u32 = 10_000_000;
 /// The longest token that is looked up, in bytes.

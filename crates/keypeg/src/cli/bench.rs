@@ -7,12 +7,13 @@ use super::progress::{Progress, Unit};
 use super::server::ServerArgs;
 use crate::duration::HumanDuration;
 use crate::failure::{Failure, exit};
+use crate::number::number;
 use crate::output::OutputFormat;
 use crate::{clock, streams};
-use clap::{Args, ValueEnum, value_parser};
+use clap::{Args, ValueEnum};
 use keypeg_bench::{LoadOptions, Rate, RunError, Target, Workload};
 use keypeg_client::{Code, Error, GenerateRequest, PolicyRequest, Seconds, tls_next_step};
-use keypeg_fields::GENERATE_MAX;
+use keypeg_fields::{GENERATE_MAX, MAX_KEYS};
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -22,6 +23,8 @@ use std::time::Duration;
 const KEEPALIVE_TTL_MS: u64 = 7 * 24 * 3_600_000;
 /// Keys that the scenario `keepalive` uses in turn.
 const KEY_IDS_MAX: usize = 100_000;
+/// The limit of Linux on process numbers.
+const PID_MAX: u32 = 1 << 22;
 /// The time between two drawings of the progress.
 const REDRAW: Duration = Duration::from_millis(250);
 
@@ -33,7 +36,7 @@ pub struct BenchArgs {
     scenario: Scenario,
     /// Number of connections, each with one request in flight
     #[arg(short, long, value_name = "N", default_value_t = 64)]
-    #[arg(value_parser = value_parser!(u16).range(1..=10_000))]
+    #[arg(value_parser = number(1_u16..=10_000))]
     connections: u16,
     /// Duration of the run, such as 10s or 1m30s
     #[arg(short = 'l', long = "for", value_name = "DURATION", default_value = "10s")]
@@ -43,24 +46,24 @@ pub struct BenchArgs {
     rate: Option<Rate>,
     /// Threads that generate the load; one is enough for most servers
     #[arg(long, value_name = "N", default_value_t = 1)]
-    #[arg(value_parser = value_parser!(u16).range(1..=256))]
+    #[arg(value_parser = number(1_u16..=256))]
     threads: u16,
     /// Create the pool if it does not exist, and generate keys until it has N
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number(MAX_KEYS.least..=MAX_KEYS.most))]
     keys: Option<u64>,
     /// Keys per request in the scenario `generate`
     #[arg(long, value_name = "N", default_value_t = 1)]
-    #[arg(value_parser = value_parser!(u16).range(1..=10_000))]
+    #[arg(value_parser = number(1_u16..=10_000))]
     count: u16,
     /// Length of the holder name in the scenario `acquire-release`, in characters
     #[arg(long, value_name = "N", default_value_t = 8)]
-    #[arg(value_parser = value_parser!(u8).range(8..=128))]
+    #[arg(value_parser = number(8_u8..=128))]
     holder: u8,
     /// Path to request in the scenario `constant`
     #[arg(long, value_name = "PATH", default_value = "/livez", value_parser = path)]
     path: String,
     /// Process whose CPU and memory are measured, with its children [default: the local listener]
-    #[arg(long, value_name = "PID")]
+    #[arg(long, value_name = "PID", value_parser = number(1..=PID_MAX))]
     server_pid: Vec<u32>,
     /// The server, the token, the pool and the output format.
     #[command(flatten)]

@@ -4,6 +4,8 @@
 
 use super::server::ConnectionArgs;
 use crate::failure::Failure;
+use crate::number::number;
+use crate::options::value::SHARDS_MAX;
 use crate::output::{Fit, OutputArgs, RowPrinter, printed};
 use crate::streams;
 use clap::{Args, Subcommand};
@@ -25,7 +27,7 @@ pub enum ClusterCommand {
     /// meanwhile.
     Move {
         /// Number of the shard
-        #[arg(value_name = "SHARD")]
+        #[arg(value_name = "SHARD", value_parser = number(0..=SHARDS_MAX - 1))]
         shard: u32,
         /// Name of the server that is to own it
         #[arg(value_name = "NAME")]

@@ -5,9 +5,10 @@
 
 use super::server::ServerArgs;
 use crate::failure::{Failure, exit};
+use crate::number::number;
 use crate::output::{PrintError, cell_of, plain, printed};
 use crate::streams;
-use clap::{Args, value_parser};
+use clap::Args;
 use keypeg_client::{ClientSource, Code, Error, Event};
 use serde_json::{Map, Value};
 use std::time::Duration;
@@ -25,7 +26,7 @@ pub struct EventsArgs {
     #[arg(long, value_name = "ID")]
     after: Option<String>,
     /// Number of events after which the output ends [default: no limit]
-    #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = number(1..=u64::MAX))]
     limit: Option<u64>,
     /// The server, the token, the pool and the output format.
     #[command(flatten)]

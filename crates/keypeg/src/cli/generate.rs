@@ -7,8 +7,9 @@ use super::new_keys::{self, COLUMNS, COLUMNS_WITH_KEYS, NewKeyRow, count};
 use super::progress::{Progress, Unit};
 use super::server::ServerArgs;
 use crate::failure::{Failure, exit};
+use crate::number::number;
 use crate::output::{PrintError, RowPrinter};
-use clap::{Args, value_parser};
+use clap::Args;
 use keypeg_client::{Client, Error, GenerateRequest, Outcome};
 use keypeg_fields::GENERATE_MAX;
 
@@ -20,7 +21,7 @@ const COUNT_MAX: u64 = 100_000_000;
 pub struct GenerateArgs {
     /// Number of keys; more than 10000 are generated in several calls
     #[arg(short = 'n', long, default_value_t = 1)]
-    #[arg(value_parser = value_parser!(u64).range(1..=COUNT_MAX))]
+    #[arg(value_parser = number(1..=COUNT_MAX))]
     count: u64,
     /// Print the values of the keys
     #[arg(long)]

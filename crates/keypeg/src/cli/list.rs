@@ -2,8 +2,9 @@
 
 use super::server::ServerArgs;
 use crate::failure::Failure;
+use crate::number::number;
 use crate::output::{Fit, RowPrinter, printed};
-use clap::{Args, value_parser};
+use clap::Args;
 use keypeg_client::{KeyFilter, KeyState};
 
 /// The options of `keypeg list`.
@@ -16,7 +17,7 @@ pub struct ListArgs {
     #[arg(long, value_name = "LABEL")]
     label: Option<String>,
     /// Number of keys after which the list ends [default: all]
-    #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = number(1..=u64::MAX))]
     limit: Option<u64>,
     /// The server, the token, the pool and the output format.
     #[command(flatten)]
@@ -27,7 +28,7 @@ pub struct ListArgs {
 #[derive(Debug, Args)]
 pub struct PoolsArgs {
     /// Number of pools after which the list ends [default: all]
-    #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = number(1..=u64::MAX))]
     limit: Option<u64>,
     /// The server, the token, the pool and the output format.
     #[command(flatten)]

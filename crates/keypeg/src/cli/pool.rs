@@ -1,18 +1,18 @@
 //! `keypeg pool`: creates, changes, drains and deletes pools.
 //!
 //! `create` refuses a pool that exists, and `set` and `drain` one that does not, so that a typing error changes
-//! nothing. The server owns the ranges of the values.
+//! nothing. The ranges of single values are those of the server's fields; the server compares values with each other.
 
 use super::confirm::confirm;
 use super::new_keys::count;
 use super::server::ConnectionArgs;
 use crate::duration::HumanDuration;
 use crate::failure::{Failure, exit};
+use crate::number::number;
 use crate::output::OutputArgs;
 use clap::{Args, Subcommand};
 use keypeg_client::{Code, Error, Existence, PolicyRequest, Pool, Seconds};
-use std::any::Any;
-use std::num::ParseIntError;
+use keypeg_fields::{KEY_LENGTH, MAX_KEYS};
 use std::str::FromStr;
 
 /// A command on one pool.
@@ -84,13 +84,13 @@ pub struct PolicyArgs {
     #[arg(long, value_name = "DURATION")]
     rest: Option<HumanDuration<0>>,
     /// Number of random symbols in a generated value; 20 in a new pool
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = key_length)]
     key_length: Option<u16>,
     /// Text before the random symbols of a generated value
     #[arg(long, value_name = "TEXT")]
     key_prefix: Option<String>,
     /// Largest number of keys, or none: the limit of the server; none in a new pool
-    #[arg(long, value_name = "N|none")]
+    #[arg(long, value_name = "N|none", value_parser = max_keys)]
     max_keys: Option<OrNone<u64>>,
     /// Whether the pool is draining, which grants no key: true or false; false in a new pool
     #[arg(long, value_name = "BOOL")]
@@ -101,20 +101,32 @@ pub struct PolicyArgs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct OrNone<T>(Option<T>);
 
-impl<T: FromStr<Err: ToString + 'static>> FromStr for OrNone<T> {
+impl<T> OrNone<T> {
+    fn read(text: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self(None)),
+            _ => parse(text)
+                .map(|value| Self(Some(value)))
+                .map_err(|allowed| format!("{allowed}, or none")),
+        }
+    }
+}
+
+impl FromStr for OrNone<HumanDuration> {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if text == "none" {
-            return Ok(Self(None));
-        }
-        text.parse().map(|value| Self(Some(value))).map_err(|error: T::Err| {
-            let is_number = (&error as &dyn Any).is::<ParseIntError>();
-            let allowed =
-                if is_number { "must be a whole number".into() } else { error.to_string() };
-            format!("{allowed}, or none")
-        })
+        Self::read(text, str::parse)
     }
+}
+
+fn max_keys(text: &str) -> Result<OrNone<u64>, String> {
+    OrNone::read(text, number(MAX_KEYS.least..=MAX_KEYS.most))
+}
+
+fn key_length(text: &str) -> Result<u16, String> {
+    let length = number(KEY_LENGTH.least..=KEY_LENGTH.most)(text)?;
+    Ok(u16::try_from(length).expect("invariant: at most 128"))
 }
 
 impl PolicyArgs {
@@ -211,11 +223,11 @@ mod tests {
 
     #[test]
     fn a_value_or_none_names_both_when_it_is_wrong() {
-        assert_eq!("none".parse(), Ok(OrNone::<u64>(None)));
-        assert_eq!("7".parse(), Ok(OrNone(Some(7_u64))));
-        for bad in ["", "None", "seven", "-1"] {
-            let error = bad.parse::<OrNone<u64>>().unwrap_err();
-            assert_eq!(error, "must be a whole number, or none", "{bad}");
+        assert_eq!(max_keys("none"), Ok(OrNone(None)));
+        assert_eq!(max_keys("7"), Ok(OrNone(Some(7))));
+        for bad in ["", "None", "seven", "-1", "0", "1000000001"] {
+            let error = max_keys(bad).unwrap_err();
+            assert_eq!(error, "must be a whole number from 1 to 1000000000, or none", "{bad}");
             let error = bad.parse::<OrNone<HumanDuration>>().unwrap_err();
             assert!(error.contains("500ms") && error.ends_with(", or none"), "{bad}: {error}");
         }

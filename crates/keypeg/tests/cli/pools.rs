@@ -60,7 +60,7 @@ fn a_mistake_about_a_pool_changes_nothing_and_names_the_next_step() {
         (&["pool", "set", "ci", "--rest", "60"], 64, "write 60s for 60 seconds"),
         (&["pool", "set", "ci", "--max-keys", "many"], 64, "or none"),
         (&["pool", "set", "ci", "--lease-ttl", "3h", "--max-hold", "1h"], 65, "max_hold_seconds"),
-        (&["pool", "set", "ci", "--key-length", "0"], 65, "key_length"),
+        (&["pool", "set", "ci", "--key-length", "0"], 64, "from 20 to 128"),
         (&["pool", "create", "a b"], 64, "invalid name"),
         (&["pool", "delete", "ci"], 64, "the pool \"ci\" with 2 keys, 1 of them leased: add --yes"),
         (&["pool", "delete", "default", "--yes"], 65, "(default_pool)"),

@@ -5,6 +5,7 @@
 use crate::cli::lease::LeaseArgs;
 use crate::cli::server::ServerArgs;
 use crate::duration::HumanDuration;
+use crate::number::number;
 use crate::variables;
 use clap::Args;
 use keypeg_client::{ReleaseRequest, Seconds};
@@ -31,7 +32,7 @@ pub struct ExecArgs {
     #[arg(long, value_name = "CODE=DURATION")]
     pub(super) rest_on: Vec<RestOn>,
     /// Quarantine the key if the command exits with this code; repeatable
-    #[arg(long, value_name = "CODE")]
+    #[arg(long, value_name = "CODE", value_parser = number(0..=u8::MAX))]
     pub(super) quarantine_on: Vec<u8>,
     /// The server, the token, the pool and the output format.
     #[command(flatten)]
