@@ -132,10 +132,11 @@ impl Checked<'_> {
             };
             match attempt {
                 Attempt::Answered(response) => return self.finish(context, Ok(response)),
-                Attempt::Lost | Attempt::NotThere if kept.body.has_failed() => {
+                Attempt::Lost | Attempt::Stopped | Attempt::NotThere if kept.body.has_failed() => {
                     return Err(malformed());
                 }
                 Attempt::Lost => return Err(Problem::owner_lost()),
+                Attempt::Stopped => return Err(Problem::stopped_while_waiting()),
                 Attempt::Abandoned => return kept.peer.abandon().await,
                 Attempt::NotThere => {}
             }

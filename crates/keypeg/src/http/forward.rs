@@ -33,6 +33,7 @@ use keypeg_store::{Cluster, Peer, Place, WAIT_MAX_MS};
 use link::{Link, SendError};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::time::{interval, sleep, timeout};
@@ -87,6 +88,8 @@ pub(super) enum Attempt {
     Lost,
     /// The client has left, and its request waits no more.
     Abandoned,
+    /// This server stops, and the request waits no more. It may have been applied.
+    Stopped,
 }
 
 /// The search for the server of a pool.
@@ -133,7 +136,7 @@ impl Attempt {
         match self {
             Self::Answered(_) => ForwardOutcome::Answered,
             Self::NotThere => ForwardOutcome::NotThere,
-            Self::Lost => ForwardOutcome::Lost,
+            Self::Lost | Self::Stopped => ForwardOutcome::Lost,
             Self::Abandoned => ForwardOutcome::Abandoned,
         }
     }
@@ -155,6 +158,7 @@ impl Outbound<'_> {
             Ok(Ok(answer)) => answer.into_parts(),
             Ok(Err(SendError::NotSent)) => return Attempt::NotThere,
             Ok(Err(SendError::Abandoned)) => return Attempt::Abandoned,
+            Ok(Err(SendError::Stopped)) => return Attempt::Stopped,
             Ok(Err(SendError::Lost)) | Err(_) => return self.lost(),
         };
         let Answered { is_refused, shards } = Answered::take(&mut head.headers);
@@ -215,22 +219,27 @@ impl Outbound<'_> {
         let closing = link.closing();
         let mut sending = pin!(link.send(request));
         let mut looks = interval(LOOK_TIME);
-        let (mut moved_at, mut is_closed) = (None, false);
+        let (mut moved_at, mut closed) = (None, None);
         std::future::poll_fn(|cx| {
             if let Poll::Ready(answered) = sending.as_mut().poll(cx) {
                 return Poll::Ready(answered);
             }
             // Before that, what arrives is the request's body.
-            if !is_closed && self.body.was_read() && self.peer.poll_closed(cx).is_ready() {
+            if closed.is_none() && self.body.was_read() && self.peer.poll_closed(cx).is_ready() {
                 // Hyper sends the request after the first poll, so a later look finds it sent.
-                is_closed = closing.is_flushed();
-                if is_closed {
+                if closing.is_flushed() {
                     closing.close_sending();
+                    closed = Some(SendError::Abandoned);
                 } else {
                     looks.reset_after(RECHECK_TIME);
                 }
             }
             while let Poll::Ready(now) = looks.poll_tick(cx) {
+                // A request that waits would outlast this server. Any other one gets its answer.
+                if closed.is_none() && self.is_stopping() && closing.is_flushed() {
+                    closing.close_sending();
+                    closed = Some(SendError::Stopped);
+                }
                 if is_move || self.is_served_by(to) {
                     moved_at = None;
                 } else if *moved_at.get_or_insert(now) + FORMER_TIME <= now {
@@ -240,7 +249,12 @@ impl Outbound<'_> {
             Poll::Pending
         })
         .await
-        .map_err(|error| if is_closed { SendError::Abandoned } else { error })
+        .map_err(|error| closed.unwrap_or(error))
+    }
+
+    /// Returns whether this server stops, and the request has arrived with its whole body.
+    fn is_stopping(&self) -> bool {
+        self.app.server.stopping.load(Ordering::Relaxed) && self.body.was_read()
     }
 
     /// Returns whether the owner answers after it has handed the shard over.

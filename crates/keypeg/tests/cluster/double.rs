@@ -116,6 +116,11 @@ impl Installation {
         self.servers[server].addr
     }
 
+    /// Lets a server stop, as at SIGTERM.
+    pub(super) fn stop(&mut self, server: usize) {
+        drop(self.servers[server].stop.take());
+    }
+
     /// Moves a shard to a server, and returns when its former server has given it up.
     pub(super) fn move_shard(&self, shard: usize, server: usize) {
         self.shared.hand_over(shard, server);

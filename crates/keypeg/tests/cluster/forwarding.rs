@@ -232,6 +232,33 @@ fn a_waiter_whose_pool_moves_waits_on_at_the_new_server() {
     }
 }
 
+/// The client's connection ended without an answer.
+#[test]
+fn a_waiter_at_another_server_gets_an_answer_when_its_own_server_stops() {
+    let mut servers = installation(1);
+    let path = format!("POST {P1}/leases");
+    acquire(servers.client(0).send(&path, &json!({})));
+    let mut waiter = servers.client(1);
+    let head =
+        "HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 19";
+    waiter.write(format!("{path} {head}\r\n\r\n{{\"wait_seconds\":30}}").as_bytes()).unwrap();
+    let mut owner = servers.client(0);
+    let mut until = |waiting: u64| {
+        eventually("the wait queue", || {
+            let pool = owner.ask(&format!("GET {P1}")).is(200, &json!({}));
+            (pool["waiting"] == waiting).then_some(())
+        });
+    };
+    until(1);
+    servers.stop(1);
+    let answer = waiter.read(false).unwrap();
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    let problem = answer.problem(503, "owner_lost");
+    assert_eq!(problem["outcome"], "unknown");
+    assert!(problem["detail"].as_str().unwrap().contains("shutting down"), "{problem}");
+    until(0);
+}
+
 /// A server that reads a request and closes the connection.
 #[test]
 fn a_change_whose_server_is_lost_has_an_unknown_outcome_and_a_read_is_sent_again() {

@@ -46,7 +46,7 @@ impl Checked<'_> {
             match outbound.send(&server.peer, reader, 0).await {
                 Attempt::Answered(response) => histories.extend(history(response).await),
                 Attempt::Abandoned => return kept.peer.abandon().await,
-                Attempt::NotThere | Attempt::Lost => {}
+                Attempt::NotThere | Attempt::Lost | Attempt::Stopped => {}
             }
         }
         let sum = sum(&histories).expect("invariant: this server has a history");

@@ -65,7 +65,7 @@ impl Checked<'_> {
                     }
                     Attempt::Answered(response) => return self.finish(context, Ok(response)),
                     Attempt::Abandoned => return kept.peer.abandon().await,
-                    Attempt::NotThere | Attempt::Lost => {}
+                    Attempt::NotThere | Attempt::Lost | Attempt::Stopped => {}
                 }
                 shard += 1;
             }

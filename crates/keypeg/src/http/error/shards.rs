@@ -90,12 +90,26 @@ impl Problem {
         problem
     }
 
+    /// This server stops while the request waits at the server of its pool. That server removes it
+    /// from the wait queue, but may have granted it a key before.
+    pub(in crate::http) fn stopped_while_waiting() -> Self {
+        Self::outcome_unknown(
+            "This server is shutting down while the request waits at the server of the pool, and it \
+             may be applied. Send it to another server with the same Idempotency-Key, or look at the \
+             state of the pool first.",
+        )
+    }
+
     /// The server that handled the request lost the pool, or the connection to it broke: the request
     /// was applied or not.
     pub(in crate::http) fn owner_lost() -> Self {
-        let detail = "The server of the pool was lost while it handled this request, which may be \
-                      applied. Send it again with the same Idempotency-Key, or look at the state \
-                      of the pool first.";
+        Self::outcome_unknown(
+            "The server of the pool was lost while it handled this request, which may be applied. \
+             Send it again with the same Idempotency-Key, or look at the state of the pool first.",
+        )
+    }
+
+    fn outcome_unknown(detail: &'static str) -> Self {
         let mut problem = Self::new(Code::OwnerLost, detail).retry_after_ms(1_000);
         problem.0.outcome = Some(Outcome::Unknown);
         problem

@@ -77,7 +77,7 @@ struct Flushed<S> {
 }
 
 /// Why a request has no answer.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum SendError {
     /// The request did not leave this server.
     NotSent,
@@ -85,6 +85,8 @@ pub(super) enum SendError {
     Lost,
     /// The client of the request has left, and the other server ended the connection.
     Abandoned,
+    /// This server stops, and the other server ended the connection: the request waited there.
+    Stopped,
 }
 
 impl fmt::Debug for Links {
