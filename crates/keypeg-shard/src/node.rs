@@ -26,7 +26,7 @@ use keypeg_store::{
     BackupSource, Cluster, ClusterStatus, CoreLanes, EngineLane, Lane, MoveError, Place, Store,
     StoreMetrics,
 };
-use namesake::{NAMESAKE_TIME, find_namesake};
+use namesake::{LOOK_PAUSE, NAMESAKE_TIME, find_namesake, find_successor};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -96,7 +96,10 @@ impl Node {
             // A server that has started again must differ from its last heartbeat.
             count: u64::from(u32::from_le_bytes(first)),
         };
-        steward.beat()?;
+        let sent = steward.beat()?;
+        if let Some(address) = find_successor(&*options.log, &sent, LOOK_PAUSE)? {
+            return Err(NodeError::NameInUse { server: options.server.to_string(), address });
+        }
         let mut cores = vec![CoreLanes { shards: Vec::new() }; options.lanes];
         let mut workers = Vec::new();
         for (shard, shard_view) in view.shards() {

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 /// How long the heartbeat of a server of this name must stand still: more than two heartbeats.
 pub(super) const NAMESAKE_TIME: Duration = Duration::from_millis(2_500);
-/// The pause between two looks.
-const LOOK_PAUSE: Duration = Duration::from_millis(200);
+/// The pause between two looks, and between the first heartbeat and the look whether it has stayed.
+pub(super) const LOOK_PAUSE: Duration = Duration::from_millis(200);
 
 /// Returns the address of a server of this name, if its heartbeat changes. Returns at once if there is
 /// no heartbeat, as after a clean stop.
@@ -20,15 +20,11 @@ pub(super) fn find_namesake(
     name: &ServerName,
     time: Duration,
 ) -> Result<Option<String>, LogError> {
-    let read = || -> Result<Option<Heartbeat>, LogError> {
-        let all = keypeg_log::wait(log.heartbeats())?;
-        Ok(all.into_iter().find(|heartbeat| heartbeat.server == *name))
-    };
-    let Some(found) = read()? else { return Ok(None) };
+    let Some(found) = read(log, name)? else { return Ok(None) };
     let began = now();
     while passed_since(began) < time {
         sleep(LOOK_PAUSE.min(time));
-        match read()? {
+        match read(log, name)? {
             None => return Ok(None),
             Some(next) if next.count != found.count => {
                 return Ok(Some(Presence::read(&next.address).address));
@@ -37,6 +33,24 @@ pub(super) fn find_namesake(
         }
     }
     Ok(None)
+}
+
+/// Returns the address of a server of this name that has started at the same time, if its heartbeat
+/// has replaced `sent`, the first one of this server. One of two such servers goes on: that of the
+/// later heartbeat. A heartbeat that comes after the pause is not seen.
+pub(super) fn find_successor(
+    log: &dyn SharedLog,
+    sent: &Heartbeat,
+    pause: Duration,
+) -> Result<Option<String>, LogError> {
+    sleep(pause);
+    let found = read(log, &sent.server)?.filter(|found| found.count != sent.count);
+    Ok(found.map(|found| Presence::read(&found.address).address))
+}
+
+fn read(log: &dyn SharedLog, name: &ServerName) -> Result<Option<Heartbeat>, LogError> {
+    let all = keypeg_log::wait(log.heartbeats())?;
+    Ok(all.into_iter().find(|heartbeat| heartbeat.server == *name))
 }
 
 #[cfg(test)]

@@ -28,14 +28,14 @@ pub(super) struct Steward {
 }
 
 impl Steward {
-    /// Sends a heartbeat, and reads those of the others.
-    pub(super) fn beat(&mut self) -> Result<(), LogError> {
+    /// Sends a heartbeat, which it returns, and reads those of the others.
+    pub(super) fn beat(&mut self) -> Result<Heartbeat, LogError> {
         self.count += 1;
         let presence = self.view.presence(&self.options.address).to_string();
         let heartbeat = Heartbeat::new(self.options.server.clone(), &presence, self.count)?;
         let heartbeats = keypeg_log::wait(self.options.log.beat(&heartbeat))?;
         self.view.observe(&heartbeats);
-        Ok(())
+        Ok(heartbeat)
     }
 
     /// Runs until the node has stopped.
@@ -45,7 +45,7 @@ impl Steward {
         while !self.stopping.load(Ordering::Acquire) {
             thread::park_timeout(BEAT_EVERY);
             match self.beat() {
-                Ok(()) => error_text.clear(),
+                Ok(_) => error_text.clear(),
                 Err(error) => {
                     let text = error.to_string();
                     if text != error_text {

@@ -19,8 +19,8 @@ use keypeg_store::{
 };
 use keypeg_testkit::SeededRandom;
 use sim_disk::SimDisk;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 use watched_log::{BeforeRead, Watched};
 
@@ -244,6 +244,28 @@ fn a_second_server_of_one_name_does_not_start_while_the_first_runs() {
     first.stop();
     // A clean stop removes the heartbeat.
     Server::start("one", log, &identity).stop();
+}
+
+/// Both find no heartbeat before either has sent one. Both ran, and took each other's shards.
+#[test]
+fn one_of_two_servers_of_one_name_that_start_at_the_same_time_goes_on() {
+    let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new(Guarantee::Chained));
+    let identity = installation(&log);
+    let meeting = Arc::new(Barrier::new(2));
+    let start = || {
+        let mut watched = Watched::new(Arc::clone(&log));
+        watched.meeting = Some(Arc::clone(&meeting));
+        let identity = identity.clone();
+        std::thread::spawn(move || Server::try_start("one", Arc::new(watched), &identity))
+    };
+    let [first, second] = [start(), start()].map(|start| start.join().unwrap());
+    let (one, refused) = match (first, second) {
+        (Ok(one), Err(refused)) | (Err(refused), Ok(one)) => (one, refused),
+        (first, second) => panic!("{} of two started", [first, second].iter().flatten().count()),
+    };
+    assert!(matches!(refused, NodeError::NameInUse { .. }), "{refused:?}");
+    wait_for("all shards", || (one.owned() == usize::from(SHARDS)).then_some(()));
+    one.stop();
 }
 
 #[test]

@@ -7,8 +7,8 @@ use keypeg_log::{
     ServerName, Shard, SharedLog, Snapshot, SnapshotId, Tail,
 };
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 
 /// What happens before a read.
 #[derive(Clone, Default)]
@@ -28,12 +28,18 @@ pub(super) struct Watched {
     hides_others: bool,
     refuses: Arc<AtomicBool>,
     pub(super) before_read: BeforeRead,
+    /// Where the calls of two servers that list the heartbeats meet: after the first list and before
+    /// the second one.
+    pub(super) meeting: Option<Arc<Barrier>>,
+    lists: AtomicU64,
 }
 
 impl Watched {
     pub(super) fn new(log: Arc<dyn SharedLog>) -> Self {
         let before_read = BeforeRead::default();
-        Self { log, hides_others: false, refuses: Arc::default(), before_read }
+        let refuses = Arc::default();
+        let lists = AtomicU64::default();
+        Self { log, hides_others: false, refuses, before_read, meeting: None, lists }
     }
 
     pub(super) fn alone(log: Arc<dyn SharedLog>, refuses: Arc<AtomicBool>) -> Self {
@@ -114,7 +120,18 @@ impl SharedLog for Watched {
     }
 
     fn heartbeats(&self) -> LogCall<'_, Result<Vec<Heartbeat>, LogError>> {
-        self.log.heartbeats()
+        Box::pin(async move {
+            let number = self.lists.fetch_add(1, Ordering::Relaxed);
+            let meet = |at: u64| {
+                if let Some(meeting) = self.meeting.as_ref().filter(|_| number == at) {
+                    meeting.wait();
+                }
+            };
+            meet(1);
+            let all = self.log.heartbeats().await;
+            meet(0);
+            all
+        })
     }
 
     fn forget<'a>(&'a self, server: &'a ServerName) -> LogCall<'a, Result<(), LogError>> {
