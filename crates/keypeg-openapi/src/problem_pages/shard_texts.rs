@@ -33,7 +33,7 @@ pub(super) const NO_OWNER: ProblemPage = ProblemPage::new(
 pub(super) const OWNER_LOST: ProblemPage = ProblemPage::new(
     "Several servers share the pools. This server forwarded the request to the server of its pool, \
      and the connection broke before the answer, or the other server lost the pool while it made \
-     the change durable.",
+     the change durable. Or the request waited for a key at the other server, and this server stops.",
     &[
         "Send the same request again with the same `Idempotency-Key`, if it had one: the answer is \
          that of the first request if that was applied.",
