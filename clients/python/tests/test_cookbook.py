@@ -2,7 +2,8 @@
 
 A block of `sh` is run. A block of `python` or `yaml` whose first line is a comment with a file name is
 written to that file, for a later command. In any other block of `yaml` the lines that call `keypeg exec` are
-run. Programs of other products are stubs that log their arguments and print what the page needs.
+run. A block that names the file of a token runs against a server with the page's tokens. Programs of other
+products are stubs that log their arguments and print what the page needs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -129,6 +130,18 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return [(match[2], match[3]) for match in FENCE.finditer(page.read_text())]
 
 
+def run_with_tokens(block: str, workplace: Workplace) -> str:
+    """Runs a block against another server, which has the tokens that the page has created."""
+    directory = workplace.directory / "server-with-tokens"
+    directory.mkdir()
+    server = Server(directory, "--tokens", str(workplace.directory / "tokens.toml"))
+    try:
+        environment = {**workplace.environment, "KEYPEG_SERVER": server.url}
+        return replace(workplace, environment=environment).run(block)
+    finally:
+        server.kill()
+
+
 def play(page: Path, workplace: Workplace) -> list[str]:
     """Runs a page; returns the output of its blocks."""
     outputs = []
@@ -137,6 +150,8 @@ def play(page: Path, workplace: Workplace) -> list[str]:
         name = FILE.match(text)
         if name is not None:
             (workplace.directory / name[1]).write_text(text)
+        elif language == "sh" and "KEYPEG_TOKEN_FILE" in text:
+            outputs.append(run_with_tokens(text, workplace))
         elif language == "sh":
             outputs.append(workplace.run(text))
         else:
@@ -167,8 +182,9 @@ def _first_tasks(outputs: list[str], states: States, calls: str) -> None:
     assert outputs[0].splitlines()[-1] == "5"
     assert "job-21" in outputs[2]
     assert "the login fails" in outputs[3]
-    assert "team-a" in outputs[5]
-    assert "resync" in outputs[6]
+    assert "account-1" in outputs[6]
+    assert "team-a" in outputs[6]
+    assert "resync" in outputs[7]
 
 
 def _llm_keys(outputs: list[str], states: States, calls: str) -> None:
