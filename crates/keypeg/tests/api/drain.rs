@@ -35,11 +35,21 @@ fn a_draining_pool_grants_no_key_until_it_is_undone() {
     client.send(&format!("POST {POOL}/keys"), &json!({ "values": ["v"] })).is(201, &json!({}));
     client.send(&format!("POST {lease}/release"), &json!({})).is(204, &Value::Null);
     client.ask(&acquire).is(404, &json!({ "cause": "draining", "available": 3, "leased": 0 }));
-    let metrics = client.ask("GET /metrics").body;
-    let refusals = "keypeg_pool_refusals_total{pool=\"default\",cause=\"draining\"} 3";
-    assert!(metrics.contains(refusals), "{metrics}");
     client.send(&put, &json!({ "draining": false })).is(200, &json!({ "draining": false }));
     client.ask(&acquire).is(201, &json!({}));
+}
+
+#[test]
+fn the_refusals_of_a_draining_pool_are_counted() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    client.send(&format!("PUT {POOL}"), &json!({ "draining": true })).is(200, &json!({}));
+    for body in [json!({}), json!({ "wait_seconds": 300 })] {
+        client.send(&format!("POST {POOL}/leases"), &body).is(404, &json!({ "cause": "draining" }));
+    }
+    let metrics = client.ask("GET /metrics").body;
+    let refusals = "keypeg_pool_refusals_total{pool=\"default\",cause=\"draining\"} 2";
+    assert!(metrics.contains(refusals), "{metrics}");
 }
 
 #[test]
