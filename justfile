@@ -17,7 +17,7 @@ naive-store *args:
     cargo build -p keypeg --example naive_server
     KEYPEG_BINARY={{justfile_directory()}}/target/debug/examples/naive_server cargo test -p keypeg --test server -- --skip durability:: {{args}}
 
-# Runs the tests of the server on one of two servers that share a log in memory and forward to each other, 10 minutes.
+# Runs the tests of the server on one of two servers that share a log and forward to each other: a log in memory, or `postgres`, or `s3`.
 cluster-server *args:
     crates/keypeg/tests/cluster/run {{args}}
 
@@ -55,6 +55,11 @@ kills rounds="500":
 cluster *scenarios="kill=50 pause=20 failover=20 partition=60 restart=3 handover=10":
     cargo build --release -p keypeg
     bench/cluster {{scenarios}}
+
+# Runs such faults while guards of the shared log are switched off, which must be seen: `just cluster-without chain rollback=6`.
+cluster-without guards *scenarios="pause=5":
+    cargo build --release -p keypeg --example sabotaged_server --features sabotage
+    bench/cluster --servers 3 --without {{guards}} {{scenarios}}
 
 # Measures 1, 2 and 4 servers on PostgreSQL and on an S3 double: requests, processor time, latency, takeovers.
 cluster-load *args:

@@ -179,7 +179,6 @@ class Postgres:
         """Kills the primary and promotes the standby that has most. Returns the old primary."""
         old = self.primary
         old.kill()
-        self._signal_standbys(signal.SIGCONT)
         standbys = [node for node in self.nodes if node is not old]
         received = "select coalesce(pg_last_wal_receive_lsn() - '0/0', 0)"
         new = max(standbys, key=lambda node: int(node.sql(received)))
@@ -199,16 +198,24 @@ class Postgres:
                     os.kill(pid, signal.SIGSTOP)
 
     def crash_primary(self):
-        """Restarts the primary without its standbys, until `fail_over`: it shows the commits that were waiting."""
-        self._signal_standbys(signal.SIGSTOP)
+        """Restarts the primary, which gets no standby until `fail_over`: it shows the commits that were waiting."""
         self.primary.kill()
+        # The file of rules is read at the start: the primary keeps this rule, and a node that copies the file has none.
+        rules = self.primary.dir / "pg_hba.conf"
+        text = rules.read_text()
+        rules.write_text(f"host replication all {self.primary.network} reject\n{text}")
         self.primary.start()
+        rules.write_text(text)
 
-    def _signal_standbys(self, number):
-        for node in self.nodes:
-            for pid in node.pids() if node is not self.primary else []:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
+    def last_frames(self):
+        """The position and a digest of the last frame of each shard that the primary shows."""
+        sql = "select distinct on (shard) shard, position, md5(frame) from keypeg.frame order by shard, position desc"
+        rows = [row.split("|") for row in self.primary.sql(sql).splitlines()]
+        return {int(shard): (int(position), digest) for shard, position, digest in rows}
+
+    def has_frame(self, shard, position, digest):
+        where = f"shard = {shard} and position = {position} and md5(frame) = '{digest}'"
+        return self.primary.sql(f"select count(*) from keypeg.frame where {where}") == "1"
 
     def bring_back(self, old, beside=0.0):
         """Starts the old primary beside the new one for some seconds, and then makes it a standby."""

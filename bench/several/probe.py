@@ -102,6 +102,17 @@ class Probe:
 
         self._each(act, self.keys)
 
+    def hold(self, record, servers, seconds):
+        """Leases the keys of all pools."""
+        self._each(lambda pool: self._acquire(record, servers, pool, seconds), self.keys)
+
+    def start_releases(self, record, servers, seconds):
+        """Begins to release all leases at once. Each release is repeated until its outcome is known."""
+        workers = ThreadPoolExecutor(POOLS)
+        releases = [workers.submit(self._release, record, servers, pool, seconds) for pool in list(self.held)]
+        workers.shutdown(wait=False)
+        return releases
+
     def ask(self, server):
         """Sends a read of each key, and does not wait for the answers."""
         pending = []

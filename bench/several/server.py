@@ -53,6 +53,12 @@ class Server:
             response = connection.getresponse()
             return response.status, response.read()
 
+    def followed(self):
+        """The shards that it follows, with the last frame that it has applied."""
+        status, text = self.call("GET", "/v1/cluster", timeout=2)
+        shards = json.loads(text)["shards"] if status == 200 else []
+        return {each["shard"]: each["position"] for each in shards if each["role"] != "owner"}
+
     def wait_until_ready(self, seconds=60):
         deadline = time.monotonic() + seconds
         found = None
