@@ -46,12 +46,13 @@ pub struct NewToken {
     /// Pool name, or a prefix ending in *; may be repeated
     #[arg(long = "pool", value_name = "POOL", required = true)]
     pools: Vec<String>,
-    /// Scope: read, lend, keys, force, reveal, metrics or admin; may be repeated
+    /// Scope: read, lend, keys, force, reveal, verify, metrics or admin; may be repeated
     ///
-    /// read: everything except the values of keys. lend: acquire, renew and release leases, keep
-    /// keys alive. keys: create, import and delete keys. force: force-release a key. reveal: read
-    /// the value of a key without a lease. metrics: read the metrics. admin: everything, and the
-    /// only scope that can create, change and delete pools.
+    /// read: list pools and keys without their values, and read events. lend: acquire, renew and
+    /// release leases, keep keys alive. keys: generate, import, label and delete keys. force:
+    /// force-release or quarantine a key by its id. reveal: read the value of a key without a
+    /// lease. verify: ask whether a value is a leased key. metrics: read the metrics. admin:
+    /// everything, and the only scope that can create, change and delete pools.
     #[arg(long = "scope", value_name = "SCOPE", required = true)]
     scopes: Vec<String>,
     /// Expiry time, such as 2027-01-01T00:00:00Z, or a time from now, such as 30d [default: never]

@@ -83,10 +83,10 @@ pub struct PolicyArgs {
     /// Rest of a key after each lease; 0s in a new pool
     #[arg(long, value_name = "DURATION")]
     rest: Option<HumanDuration<0>>,
-    /// Number of random symbols in a generated value; 20 in a new pool
+    /// Number of symbols in a generated value after its prefix, 20 to 128; 20 in a new pool
     #[arg(long, value_name = "N", value_parser = key_length)]
     key_length: Option<u16>,
-    /// Text before the random symbols of a generated value
+    /// Prefix of a generated value, at most 32 of A-Z, a-z, 0-9, _ and -; none in a new pool
     #[arg(long, value_name = "TEXT")]
     key_prefix: Option<String>,
     /// Largest number of keys, or none: the limit of the server; none in a new pool
