@@ -1,15 +1,18 @@
-//! The program as one of two servers that share a log in memory: `serve` takes one part of the
-//! shards, and a second server in the same process takes the others, among them that of the default
-//! pool. Clients talk to the first one, which forwards.
+//! The program as one of two servers that share a log: `serve` takes one part of the shards, and a
+//! second server in the same process takes the others, among them that of the default pool. Clients
+//! talk to the first one, which forwards.
 //!
-//! The server's tests run on it, except those of the folder `durability`: see CONTRIBUTING.md.
+//! The log is in memory, or in the store of the variable `LOG_URL`, where each start is an installation
+//! of its own. The server's tests run on it, except those of the folder `durability`: see CONTRIBUTING.md.
 
-use keypeg::{Config, Failure, SystemClock, SystemRandom};
-use keypeg_core::PoolName;
+use keypeg::{Config, Failure, SystemClock, SystemRandom, exit};
+use keypeg_core::{PoolName, RandomSource as _};
 use keypeg_engine::state::JournalSizes;
 use keypeg_engine::{Clock as _, Scratch, ShardIdentity};
 use keypeg_log::memory::MemoryLog;
-use keypeg_log::{Guarantee, Heartbeat, ServerName, Shard, SharedLog, wait};
+use keypeg_log::{Guarantee, Heartbeat, LogError, ServerName, Shard, SharedLog, wait};
+use keypeg_log_object::ObjectLog;
+use keypeg_log_postgres::PostgresLog;
 use keypeg_shard::{Node, NodeOptions, NodeView, SNAPSHOT_AFTER, owner_order, shard_of_pool};
 use keypeg_store::{
     BackupSource, Cluster as _, OpenedStore, ShardRole, StartReport, Store, StoreMetrics,
@@ -20,7 +23,12 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tempfile::TempDir;
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
+
+/// The variable with the URL of the log, in which [`NAME`] stands for the installation.
+const LOG_URL: &str = "LOG_URL";
+const NAME: &str = "INSTALLATION";
 
 /// The number of shards.
 const SHARDS: u16 = 4;
@@ -39,12 +47,11 @@ struct Installation {
 }
 
 impl Installation {
-    fn create(scratch: &TempDir) -> Result<Self, Failure> {
-        let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new(Guarantee::Chained));
+    fn create(scratch: &TempDir, runtime: &Handle) -> Result<Self, Failure> {
+        let log = open_log(runtime).map_err(|error| unusable(&error))?;
         let wall_us = SystemClock::new()?.read().wall_us;
         let identity = ShardIdentity::create(SHARDS, None, wall_us, &mut SystemRandom::new());
-        let stored = wait(log.installation(&identity.bytes()));
-        stored.expect("invariant: a log in memory answers");
+        wait(log.installation(&identity.bytes())).map_err(|error| unusable(&error))?;
         let scratch = Scratch::open(scratch.path()).expect("a directory that was just created");
         Ok(Self { log, identity, scratch })
     }
@@ -57,6 +64,10 @@ impl Installation {
         lanes: usize,
     ) -> (Node, OpenedLanes) {
         let directories = self.scratch.clone();
+        let follow_every = match self.log.guarantee() {
+            Guarantee::Chained => Duration::from_secs(1),
+            Guarantee::Created => Duration::from_secs(5),
+        };
         let options = NodeOptions {
             log: Arc::clone(&self.log),
             store: "memory".into(),
@@ -71,7 +82,7 @@ impl Installation {
             cache: 1 << 20,
             sizes: SIZES,
             seal: None,
-            follow_every: Duration::from_secs(1),
+            follow_every,
             snapshot_after: SNAPSHOT_AFTER,
             scratch: Box::new(move |shard| directories.shard(shard)),
             clock: Box::new(|| Box::new(SystemClock::new().expect("invariant: it has clocks"))),
@@ -91,6 +102,8 @@ struct TwoServers {
     /// Stops the second server when it is dropped.
     stop: oneshot::Sender<()>,
     second: JoinHandle<()>,
+    /// Runs the calls of the log.
+    runtime: Runtime,
     _scratch: TempDir,
 }
 
@@ -111,16 +124,19 @@ impl Store for TwoServers {
         self.node.stop();
         drop(self.stop);
         self.second.join().expect("the second server ends");
+        self.runtime.shutdown_background();
     }
 }
 
 fn open(config: &Config, lanes: usize) -> Result<OpenedStore, Failure> {
     let scratch = TempDir::new().expect("a directory for temporary files");
-    let installation = Installation::create(&scratch)?;
+    let built = Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = built.expect("the threads of a runtime");
+    let installation = Installation::create(&scratch, runtime.handle())?;
     let [first, second] = names();
     // The second server must not take the shards of the first one over.
     let heartbeat = Heartbeat::new(first.clone(), "http://127.0.0.1:1", 0).expect("a short name");
-    wait(installation.log.beat(&heartbeat)).expect("invariant: a log in memory answers");
+    wait(installation.log.beat(&heartbeat)).map_err(|error| unusable(&error))?;
     let (stop, stopped) = oneshot::channel();
     let (running, started) = mpsc::sync_channel(1);
     let neighbour = config.of_neighbour();
@@ -143,12 +159,36 @@ fn open(config: &Config, lanes: usize) -> Result<OpenedStore, Failure> {
     });
     let other = started.recv().expect("the second server starts");
     let address = format!("http://{}", config.listen);
+    // Otherwise the first server would wait for a further heartbeat of a server with its name.
+    wait(installation.log.forget(&first)).map_err(|error| unusable(&error))?;
     let (node, lanes) = installation.start(config, &first, address, lanes);
     wait_for_owners(&node.view(), &other, [&first, &second]);
     let cluster = node.view();
     let report = StartReport { created: true, pools: 1, ..StartReport::default() };
-    let store = TwoServers { node: Box::new(node), stop, second: thread, _scratch: scratch };
+    let node = Box::new(node);
+    let store = TwoServers { node, stop, second: thread, runtime, _scratch: scratch };
     Ok(OpenedStore { store: Box::new(store), lanes, report, cluster: Some(cluster) })
+}
+
+/// Opens a log of this process alone.
+fn open_log(runtime: &Handle) -> Result<Arc<dyn SharedLog>, LogError> {
+    let Ok(url) = std::env::var(LOG_URL) else {
+        return Ok(Arc::new(MemoryLog::new(Guarantee::Chained)));
+    };
+    let mut nonce = [0; 16];
+    SystemRandom::new().fill(&mut nonce);
+    let url = url.replace(NAME, &format!("log_{:032x}", u128::from_le_bytes(nonce)));
+    let log: Arc<dyn SharedLog> = if url.starts_with("postgres:") {
+        Arc::new(PostgresLog::new(url.parse()?, runtime.clone())?)
+    } else {
+        Arc::new(ObjectLog::new(url.parse()?, runtime.clone()))
+    };
+    wait(log.probe(nonce))?;
+    Ok(log)
+}
+
+fn unusable(error: &LogError) -> Failure {
+    Failure::new(exit::UNAVAILABLE, format!("{LOG_URL}: {error}"))
 }
 
 /// Returns names of two servers, of which the second should serve the default pool, and each about
