@@ -68,4 +68,27 @@ mod tests {
         let found = find_namesake(&log, &name, Duration::from_millis(10));
         assert_eq!(found.expect("the log answers"), None);
     }
+
+    #[test]
+    fn only_another_heartbeat_of_the_same_name_is_a_successor() {
+        let beat = |log: &MemoryLog, name: &str, count: u64| {
+            let name = ServerName::new(name).expect("a name");
+            let sent = Heartbeat::new(name, &format!("http://host:{count}"), count).expect("short");
+            keypeg_log::wait(log.beat(&sent)).expect("the log answers");
+            sent
+        };
+        let log = MemoryLog::new(Guarantee::Chained);
+        let successor = |sent| find_successor(&log, sent, Duration::ZERO).expect("the log answers");
+        beat(&log, "a", 7);
+        let sent = beat(&log, "one", 7);
+        beat(&log, "two", 8);
+        assert_eq!(successor(&sent), None, "its own, between those of others");
+        // The count of a server begins at random.
+        for count in [6, 8] {
+            beat(&log, "one", count);
+            assert_eq!(successor(&sent), Some(format!("http://host:{count}")));
+        }
+        keypeg_log::wait(log.forget(&sent.server)).expect("the log answers");
+        assert_eq!(successor(&sent), None, "the other one has stopped");
+    }
 }

@@ -7,12 +7,12 @@ mod sim_disk;
 mod watched_log;
 
 use super::clock::{now, passed_since, sleep};
-use super::{Node, NodeError, NodeOptions, NodeView};
+use super::{LOOK_PAUSE, Node, NodeError, NodeOptions, NodeView};
 use keypeg_core::{Policy, PoolName};
 use keypeg_engine::state::JournalSizes;
 use keypeg_engine::{Clock, ClockReading, ShardIdentity};
 use keypeg_log::memory::MemoryLog;
-use keypeg_log::{Guarantee, LogError, ServerName, Shard, SharedLog};
+use keypeg_log::{Guarantee, Heartbeat, LogError, ServerName, Shard, SharedLog};
 use keypeg_store::{
     Call, Cluster, CoreLanes, MoveError, Place, Principal, Reply, Request, RequestError, ShardRole,
     Store,
@@ -266,6 +266,20 @@ fn one_of_two_servers_of_one_name_that_start_at_the_same_time_goes_on() {
     assert!(matches!(refused, NodeError::NameInUse { .. }), "{refused:?}");
     wait_for("all shards", || (one.owned() == usize::from(SHARDS)).then_some(()));
     one.stop();
+}
+
+/// The other one finds no heartbeat either, but its own first one comes a little later.
+#[test]
+fn a_server_does_not_start_when_one_of_its_name_starts_shortly_after_it() {
+    let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new(Guarantee::Chained));
+    let identity = installation(&log);
+    let mut watched = Watched::new(Arc::clone(&log));
+    let name = ServerName::new("one").unwrap();
+    let other = Heartbeat::new(name, "http://other:1", u64::from(u32::MAX) + 9).unwrap();
+    watched.later = Some((Instant::now() + LOOK_PAUSE, other));
+    let refused = Server::try_start("one", Arc::new(watched), &identity).err();
+    let Some(NodeError::NameInUse { address, .. }) = refused else { panic!("{refused:?}") };
+    assert_eq!(address, "http://other:1");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use keypeg_log::{
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
+use std::time::Instant;
 
 /// What happens before a read.
 #[derive(Clone, Default)]
@@ -32,6 +33,8 @@ pub(super) struct Watched {
     /// the second one.
     pub(super) meeting: Option<Arc<Barrier>>,
     lists: AtomicU64,
+    /// A heartbeat of another server, and when it comes.
+    pub(super) later: Option<(Instant, Heartbeat)>,
 }
 
 impl Watched {
@@ -39,7 +42,8 @@ impl Watched {
         let before_read = BeforeRead::default();
         let refuses = Arc::default();
         let lists = AtomicU64::default();
-        Self { log, hides_others: false, refuses, before_read, meeting: None, lists }
+        let (meeting, later) = (None, None);
+        Self { log, hides_others: false, refuses, before_read, meeting, lists, later }
     }
 
     pub(super) fn alone(log: Arc<dyn SharedLog>, refuses: Arc<AtomicBool>) -> Self {
@@ -128,6 +132,11 @@ impl SharedLog for Watched {
                 }
             };
             meet(1);
+            if let Some((at, heartbeat)) = &self.later
+                && *at <= Instant::now()
+            {
+                self.log.beat(heartbeat).await?;
+            }
             let all = self.log.heartbeats().await;
             meet(0);
             all
