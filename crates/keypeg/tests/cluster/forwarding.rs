@@ -1,7 +1,7 @@
 //! A request reaches the server of its pool, whichever server gets it, and is applied once.
 
 use super::double::{Installation, SECRET};
-use crate::support::{Answer, TempDir, eventually};
+use crate::support::{Answer, Client, TempDir, eventually};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
@@ -163,7 +163,7 @@ fn the_owner_logs_a_forwarded_change_once_with_the_address_of_its_client() {
         ("x-request-id", "0-0-0"),
         ("keypeg-waited-ms", "1"),
     ];
-    let mut client = crate::support::Client::from(servers.addr(1), [127, 0, 0, 5].into());
+    let mut client = Client::from(servers.addr(1), [127, 0, 0, 5].into());
     let answer = client.try_send(&format!("POST {P1}/leases"), &headers, "{}").unwrap();
     let id = answer.header("x-request-id").unwrap().to_owned();
     acquire(answer);
@@ -232,31 +232,91 @@ fn a_waiter_whose_pool_moves_waits_on_at_the_new_server() {
     }
 }
 
+/// Sends the head and a part of the body, of `length` bytes, as JSON.
+fn begin(servers: &Installation, server: usize, path: &str, length: usize, part: &str) -> Client {
+    let mut client = servers.client(server);
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         content-length: {length}\r\n\r\n{part}"
+    );
+    client.write(head.as_bytes()).unwrap();
+    client
+}
+
+/// Begins a request that waits for a key of the pool at the first server.
+fn wait_for_key(servers: &Installation, server: usize) -> Client {
+    let body = r#"{"wait_seconds":30}"#;
+    begin(servers, server, &format!("{P1}/leases"), body.len(), body)
+}
+
+/// Waits until the pool has this number of waiters.
+fn until_waiting(owner: &mut Client, waiting: u64) {
+    eventually("the wait queue", || {
+        let pool = owner.ask(&format!("GET {P1}")).is(200, &json!({}));
+        (pool["waiting"] == waiting).then_some(())
+    });
+}
+
 /// The client's connection ended without an answer.
 #[test]
 fn a_waiter_at_another_server_gets_an_answer_when_its_own_server_stops() {
     let mut servers = installation(1);
-    let path = format!("POST {P1}/leases");
-    acquire(servers.client(0).send(&path, &json!({})));
-    let mut waiter = servers.client(1);
-    let head =
-        "HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 19";
-    waiter.write(format!("{path} {head}\r\n\r\n{{\"wait_seconds\":30}}").as_bytes()).unwrap();
+    acquire(servers.client(0).send(&format!("POST {P1}/leases"), &json!({})));
+    let mut waiter = wait_for_key(&servers, 1);
     let mut owner = servers.client(0);
-    let mut until = |waiting: u64| {
-        eventually("the wait queue", || {
-            let pool = owner.ask(&format!("GET {P1}")).is(200, &json!({}));
-            (pool["waiting"] == waiting).then_some(())
-        });
-    };
-    until(1);
+    until_waiting(&mut owner, 1);
     servers.stop(1);
     let answer = waiter.read(false).unwrap();
     assert_eq!(answer.header("retry-after"), Some("1"));
     let problem = answer.problem(503, "owner_lost");
     assert_eq!(problem["outcome"], "unknown");
     assert!(problem["detail"].as_str().unwrap().contains("shutting down"), "{problem}");
-    until(0);
+    until_waiting(&mut owner, 0);
+}
+
+/// A server that answers when the sending side of the connection has been closed, as one that grants a
+/// key at the same moment, or that still handles a request that does not wait.
+#[test]
+fn an_answer_that_comes_while_the_forwarding_server_stops_reaches_the_client() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let mut servers = Installation::start_with(&[&[], &[]], &[addr]);
+    with_pool(&servers, 1);
+    servers.believe(1, 1, 2);
+    let mut client = begin(&servers, 1, &format!("{P1}/leases"), 2, "{}");
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
+    servers.stop(1);
+    let mut request = String::new();
+    stream.read_to_string(&mut request).unwrap();
+    assert!(request.starts_with(&format!("POST {P1}/leases ")), "{request}");
+    assert!(request.contains("{}"), "the whole body: {request}");
+    stream.write_all(b"HTTP/1.1 201 Created\r\ncontent-length: 7\r\n\r\ngranted").unwrap();
+    let answer = client.read(false).unwrap();
+    assert_eq!((answer.status, &*answer.body), (201, "granted"));
+}
+
+/// The server that stops reads the rest of the body and sends it on.
+#[test]
+fn a_request_whose_body_is_still_arriving_is_applied_elsewhere_while_its_server_stops() {
+    let mut servers = installation(1);
+    acquire(servers.client(0).send(&format!("POST {P1}/leases"), &json!({})));
+    let mut owner = servers.client(0);
+    // Each forwarded request looks twice in a second whether its server stops, so the last waiter gets
+    // its answer when the request between them has looked.
+    let before = wait_for_key(&servers, 1);
+    let body = r#"{"count":2}"#;
+    let (part, rest) = body.split_at(4);
+    let mut generate = begin(&servers, 1, &format!("{P1}/keys"), body.len(), part);
+    let after = wait_for_key(&servers, 1);
+    until_waiting(&mut owner, 2);
+    servers.stop(1);
+    for mut waiter in [before, after] {
+        waiter.read(false).unwrap().problem(503, "owner_lost");
+    }
+    generate.write(rest.as_bytes()).unwrap();
+    generate.read(false).unwrap().is(201, &json!({}));
+    owner.ask(&format!("GET {P1}")).is(200, &json!({ "total": 3 }));
 }
 
 /// A server that reads a request and closes the connection.
