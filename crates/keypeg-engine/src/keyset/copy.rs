@@ -6,7 +6,9 @@
 
 use super::error::{KeySetError, damaged, failed};
 use super::{COUNTS, DELETED_POOLS, KEYS, LABELS, POOLS, QUARANTINED, RETIRED, STATE};
-use super::{KeySetDb, catch_panic, open_later, read_position};
+use super::{
+    KeySetDb, STATE_CRC_NAME, STATE_NAMES, catch_panic, open_later, read_position, state_crc,
+};
 use crate::disk::Disk;
 use crate::layout::KEYSET;
 use keypeg_core::Lsn;
@@ -161,7 +163,13 @@ impl KeySetCopy {
             transaction.open_table(RETIRED).map_err(failed)?;
             transaction.open_table(COUNTS).map_err(failed)?;
             transaction.open_table(DELETED_POOLS).map_err(failed)?;
-            transaction.open_table(STATE).map_err(failed)?;
+            // A shard that has no snapshot yet has no rows of the state in its backup: it begins at
+            // position 0, as a new database does.
+            let mut state = transaction.open_table(STATE).map_err(failed)?;
+            for name in STATE_NAMES {
+                state.insert(name, 0).map_err(failed)?;
+            }
+            state.insert(STATE_CRC_NAME, state_crc([0; STATE_NAMES.len()])).map_err(failed)?;
             Ok(())
         })?;
         Ok(this)

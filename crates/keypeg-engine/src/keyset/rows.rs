@@ -212,7 +212,6 @@ pub(super) fn read_pool(id: PoolId, row: &[u8]) -> Result<PoolRow, KeySetError> 
     }
 }
 
-/// Computes the CRC over the numbers of the state.
 /// Changes the number of the next pool among the rows of the state.
 pub(crate) fn set_next_pool(rows: &mut [(Vec<u8>, Vec<u8>)], next_pool: PoolId) {
     let mut numbers = [0; 4];
@@ -229,6 +228,7 @@ pub(crate) fn set_next_pool(rows: &mut [(Vec<u8>, Vec<u8>)], next_pool: PoolId) 
     }
 }
 
+/// Computes the CRC over the numbers of the state.
 pub(super) fn state_crc(numbers: [u64; 4]) -> u64 {
     let mut hasher = crc32fast::Hasher::new();
     for number in numbers {

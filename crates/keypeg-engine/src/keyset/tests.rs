@@ -156,3 +156,14 @@ fn a_lookup_compares_the_row_of_a_retired_value_with_its_crc() {
     let error = keyset.retired(POOL, &[id]).expect_err("a damaged row").to_string();
     assert!(error.contains("does not match its CRC"), "{error}");
 }
+
+#[test]
+fn a_copy_without_a_row_opens_as_a_new_key_set() {
+    let dir = TempDir::new();
+    let disk = Directory::open(dir.path()).expect("a directory");
+    let copy = KeySetCopy::create(&disk).expect("creates");
+    copy.finish().expect("finishes");
+    drop(disk);
+    let state = open(&dir).state().expect("reads");
+    assert_eq!((state.checkpointed, state.pools.len()), (Lsn(0), 0));
+}

@@ -38,11 +38,16 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// Starts a server with 40 generated and two imported keys, of which some are lent, one rests and
-/// one is quarantined.
+/// Starts a server with the keys of [`fill`].
 fn original(dir: &TempDir) -> Server {
     let server = Server::on(dir, &[]);
-    let client = &mut server.client();
+    fill(&mut server.client());
+    server
+}
+
+/// Creates 40 generated and two imported keys, of which some are lent, one rests and one is
+/// quarantined.
+fn fill(client: &mut Client) {
     client.send("PUT /v1/pools/ci", &json!({ "max_hold_seconds": 3600 })).is(201, &json!({}));
     client.send("POST /v1/pools/ci/keys", &json!({ "count": 40 })).is(201, &json!({}));
     let values = json!({ "values": ["sk-first", "sk-second"] });
@@ -53,7 +58,6 @@ fn original(dir: &TempDir) -> Server {
         client.send(&release, &end).is(204, &Value::Null);
     }
     acquire(client, 3);
-    server
 }
 
 /// Acquires keys; returns the highest token.
@@ -78,6 +82,28 @@ fn keys(client: &mut Client) -> BTreeMap<String, (String, Value, String)> {
     keys.into_iter().map(row).collect()
 }
 
+/// Asserts that a restored server has the same keys and lends none of them at first.
+fn has_the_keys(client: &mut Client, before: &BTreeMap<String, (String, Value, String)>) {
+    let after = keys(client);
+    assert_eq!((before.len(), after.len()), (42, 42));
+    for (id, (value, created_at, was)) in before {
+        let (same_value, same_time, is) = &after[id];
+        assert_eq!((same_value, same_time), (value, created_at));
+        let expected = if was == "quarantined" || was == "resting" { was } else { "leased" };
+        assert_eq!(is, expected, "{id}");
+    }
+    client.ask("POST /v1/pools/ci/leases").problem(404, "no_key_available");
+}
+
+/// Starts a server on a store, and waits until it serves all shards.
+fn on_store(url: &str, args: &[&str]) -> Server {
+    let args = [&["--advertise", "http://127.0.0.1:0"], args].concat();
+    let server = Server::given(&args, &[("KEYPEG_STORE", url)]);
+    let client = &mut server.client();
+    eventually("all shards are served", || (client.ask("GET /readyz").status == 200).then_some(()));
+    server
+}
+
 fn restored(file: &Path, data: &Path, more: &[&str]) -> Server {
     let args = ["restore", text(file), "--data", text(data)];
     run(tool(&[&args[..], more].concat()), 0, "restored into");
@@ -98,17 +124,9 @@ fn a_backup_restores_every_key_and_the_restored_server_lends_none_at_first() {
     run(tool(&["check", text(&file)]), 0, "42 keys in 2 pools");
     let restored = restored(&file, &dir.path().join("restored"), &[]);
     let client = &mut restored.client();
-    let after = keys(client);
-    assert_eq!(after.len(), 42);
-    for (id, (value, created_at, was)) in &before {
-        let (same_value, same_time, is) = &after[id];
-        assert_eq!((same_value, same_time), (value, created_at));
-        let expected = if was == "quarantined" || was == "resting" { was } else { "leased" };
-        assert_eq!(is, expected, "{id}");
-    }
+    has_the_keys(client, &before);
     let listed = client.ask("GET /v1/pools/ci/keys?state=leased").json();
     assert_eq!(listed["keys"][0]["lease"]["holder"], "(restored)");
-    client.ask("POST /v1/pools/ci/leases").problem(404, "no_key_available");
     client.ask("POST /v1/pools/ci/keys").is(201, &json!({}));
     assert!(acquire(client, 1) > highest);
 }
@@ -130,31 +148,33 @@ fn a_backup_of_one_server_becomes_the_store_of_several_and_no_key_is_lent_at_fir
     };
     run(restore(), 0, "restored into the store: 42 keys in 2 pools");
     run(restore(), 73, "the store is not empty");
-    let start = || {
-        let args = ["--advertise", "http://127.0.0.1:0", "--existing"];
-        let server = Server::given(&args, &[("KEYPEG_STORE", &url)]);
-        let client = &mut server.client();
-        eventually("the shard of the pool is served", || {
-            (client.ask("GET /v1/pools/ci").status == 200).then_some(())
-        });
-        server
-    };
+    let start = || on_store(&url, &["--existing"]);
     let first = start();
     let client = &mut first.client();
-    let after = keys(client);
-    assert_eq!(after.len(), 42);
-    for (id, (value, created_at, was)) in &before {
-        let (same_value, same_time, is) = &after[id];
-        assert_eq!((same_value, same_time), (value, created_at));
-        let expected = if was == "quarantined" || was == "resting" { was } else { "leased" };
-        assert_eq!(is, expected, "{id}");
-    }
-    client.ask("POST /v1/pools/ci/leases").problem(404, "no_key_available");
+    has_the_keys(client, &before);
     client.ask("POST /v1/pools/ci/keys").is(201, &json!({}));
     assert!(acquire(client, 1) > highest);
     // The next server reads the same snapshot, and the frames after it.
     drop(first);
     assert_eq!(keys(&mut start().client()).len(), 43);
+}
+
+#[test]
+fn a_backup_of_a_store_without_a_snapshot_is_restored_into_a_directory_and_into_a_store() {
+    let (dir, store, other) = (TempDir::new(), TempDir::new(), TempDir::new());
+    let file = dir.path().join("a.backup");
+    let server = on_store(&format!("file://{}", text(store.path())), &["--shards", "4"]);
+    fill(&mut server.client());
+    let before = keys(&mut server.client());
+    run(backup(&server, &[text(&file)]), 0, "bytes written to");
+    run(tool(&["check", text(&file)]), 0, "42 keys in 2 pools");
+    drop(server);
+    has_the_keys(&mut restored(&file, &dir.path().join("data"), &[]).client(), &before);
+    let url = format!("file://{}", text(other.path()));
+    let mut restore = tool(&["restore", text(&file), "--shards", "2"]);
+    restore.env("KEYPEG_STORE", &url);
+    run(restore, 0, "restored into the store: 42 keys in 2 pools");
+    has_the_keys(&mut on_store(&url, &["--existing"]).client(), &before);
 }
 
 #[test]
