@@ -3,11 +3,12 @@
 //! `jiff` reads the text. The range and the error message are defined here. This file does not
 //! depend on any option.
 
-use jiff::SpanRelativeTo;
-use jiff::fmt::friendly::SpanParser;
+use jiff::fmt::friendly::{Spacing, SpanParser, SpanPrinter};
+use jiff::{SignedDuration, SpanRelativeTo};
 use keypeg_fields::DURATION_MAX_MS;
 use serde::Deserialize;
 use std::str::FromStr;
+use std::time::Duration;
 use toml::Value;
 
 const MS_PER_HOUR: u64 = 3_600_000;
@@ -67,6 +68,19 @@ pub(crate) fn parse_ms(text: &str) -> Option<u64> {
     is_whole.then(|| u64::try_from(duration.as_millis()).ok())?
 }
 
+/// Returns a length of time as an option takes it, such as `1m30s`. Above a minute, a part of a
+/// second counts as a whole one.
+pub(crate) fn shown(length: Duration) -> String {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let whole = Duration::from_secs(length.as_secs());
+    let rounded = match length {
+        _ if length > MINUTE && length > whole => whole.saturating_add(Duration::from_secs(1)),
+        _ => length,
+    };
+    let rounded = SignedDuration::try_from(rounded).unwrap_or(SignedDuration::MAX);
+    SpanPrinter::new().spacing(Spacing::None).duration_to_string(&rounded)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +107,23 @@ mod tests {
         for bad in ["", "5", "1.5", "s", "-1s", "1s ago", "1.5ms", "1us", "1mo", "1y", "P1D", "∞"]
         {
             assert_eq!(parse_ms(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_duration_is_shown_as_an_option_takes_it() {
+        for (us, text) in [
+            (0, "0s"),
+            (500_000, "500ms"),
+            (2_000_000, "2s"),
+            (59_900_000, "59s900ms"),
+            (60_000_000, "1m"),
+            (90_000_001, "1m31s"),
+            (3_600_000_000, "1h"),
+            (604_800_000_000, "168h"),
+        ] {
+            assert_eq!(shown(Duration::from_micros(us)), text);
+            assert!(parse_ms(text).is_some(), "{text}");
         }
     }
 

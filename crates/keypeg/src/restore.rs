@@ -3,7 +3,7 @@
 //! What a restore does is the store's concern. This file opens the backup and names what was found.
 
 use crate::config::DATA;
-use crate::duration::HumanDuration;
+use crate::duration::{self, HumanDuration};
 use crate::failure::{Failure, exit};
 use crate::number::number;
 use crate::options::value::{Bounded, SHARDS_MAX, StoreUrl};
@@ -144,9 +144,9 @@ impl Summary {
             Count(*pools, "pool"),
             UnixMs(*created_at_ms),
         );
-        let hold = Duration::from_micros(report.hold_us);
+        let hold = duration::shown(Duration::from_millis(report.hold_us.div_ceil(1_000)));
         let result = format!(
-            "{} count as leased to \"(restored)\" for up to {hold:?} from the first start, {} rest \
+            "{} count as leased to \"(restored)\" for up to {hold} from the first start, {} rest \
              for longer, {} stay quarantined, and the first token is {}",
             Count(*held, "key"),
             report.resting,

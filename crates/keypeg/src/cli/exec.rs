@@ -18,6 +18,7 @@ pub use launcher::LauncherArgs;
 pub use options::ExecArgs;
 pub use watchdog::WatchdogArgs;
 
+use crate::duration;
 use crate::failure::{Failure, exit};
 use crate::variables;
 use job::Job;
@@ -60,8 +61,8 @@ pub(super) async fn run(args: ExecArgs) -> Result<u8, Failure> {
     if !args.server.output.quiet {
         let max_hold = pool.max_hold_seconds.unwrap_or(pool.lease_ttl_seconds);
         print_message(&format!(
-            "a lease of this pool lasts {:?} at most; a command that runs longer is ended: {}",
-            Duration::from_millis(max_hold.ms),
+            "a lease of this pool lasts {} at most; a command that runs longer is ended: {}",
+            duration::shown(Duration::from_millis(max_hold.ms)),
             allow_more(&args.server.pool)
         ));
     }

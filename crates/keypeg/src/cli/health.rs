@@ -2,7 +2,7 @@
 //! HTTP client, such as the health check of a container.
 
 use super::server::ServerArgs;
-use crate::duration::HumanDuration;
+use crate::duration::{self, HumanDuration};
 use crate::failure::{Failure, exit};
 use clap::Args;
 use keypeg_client::Error;
@@ -31,7 +31,8 @@ impl HealthArgs {
             Ok(Err(error @ Error::InvalidInput(_))) => Err(error.into()),
             Ok(Err(error)) => unhealthy(Failure::from(error).to_string()),
             Err(_) => {
-                unhealthy(format!("no answer from {} within {time:?}", self.server.connection.url))
+                let (url, time) = (&self.server.connection.url, duration::shown(time));
+                unhealthy(format!("no answer from {url} within {time}"))
             }
         }
     }

@@ -97,8 +97,8 @@ fn every_invalid_parameter_is_named() {
         ("limit=%2B1", "limit", "1..1000"),
         ("limit=99999999999999999999999", "limit", "1..1000"),
         ("limit=1&limit=1", "limit", "given at most once"),
-        ("state=blocked", "state", "available, leased, resting, quarantined"),
-        ("state=", "state", "available, leased, resting, quarantined"),
+        ("state=blocked", "state", "one of available, leased, resting, quarantined"),
+        ("state=", "state", "one of available, leased, resting, quarantined"),
         ("stat%65=leased&page=2", "page", "state, label, limit, cursor"),
         ("page", "page", "state, label, limit, cursor"),
     ] {

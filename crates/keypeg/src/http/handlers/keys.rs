@@ -60,7 +60,7 @@ fn list_options(query: Option<&str>) -> Result<ListOptions, Problem> {
         Some("quarantined") => Some(KeyState::Quarantined),
         Some(_) => {
             let states = wire::KeyState::ALL.map(wire::KeyState::as_str).join(", ");
-            return Err(Problem::out_of_range("state", &states));
+            return Err(Problem::out_of_range("state", &format!("one of {states}")));
         }
     };
     let label = query.get("label").filter(|label| !label.is_empty());
