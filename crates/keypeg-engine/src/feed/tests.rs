@@ -158,3 +158,52 @@ fn events_of_a_turn_that_was_not_committed_are_discarded() {
     emit(true);
     assert!(matches!(next(), Poll::Ready(Some(FeedBatch::Events(events))) if events.len() == 1));
 }
+
+/// A stream asks for the ring first, and reads it only after the engine's answer: meanwhile the ring
+/// has no subscriber, and must not end by the time of the one before.
+#[test]
+fn a_ring_that_a_subscriber_takes_up_again_is_kept_as_long_as_after_its_last_one() {
+    let (pools, names) = pools(1);
+    let pool = pools.get(&names[0]).expect("a pool");
+    let (mut feed, metrics) = (Feed::default(), Arc::default());
+    let at = |lease_us| Now { lease_us, ..Now::default() };
+    let begins_at = |feed: &mut Feed, us| {
+        feed.begin(at(us));
+        feed.publish(&pools);
+        feed.has_subscribers(pool.id())
+    };
+    begins_at(&mut feed, 0);
+    drop(feed.subscribe(pool, 1, &metrics).expect("below the limit"));
+    let first = SWEEP_US;
+    assert!(begins_at(&mut feed, first), "the first sweep without a subscriber");
+    assert!(begins_at(&mut feed, first + LINGER_US - 1), "within its time");
+    let subscription = feed.subscribe(pool, 1, &metrics).expect("below the limit");
+    let again = first + LINGER_US + SWEEP_US;
+    assert!(begins_at(&mut feed, again), "its time begins again");
+    let mut follower = subscription.subscribe(None).expect("below the limit");
+    let mut next = || follower.poll_next(&mut Context::from_waker(Waker::noop()), 10);
+    assert!(matches!(next(), Poll::Ready(Some(FeedBatch::Resync { .. }))));
+    assert!(next().is_pending(), "the ring is open");
+    assert!(begins_at(&mut feed, again + 2 * LINGER_US), "it has a subscriber");
+    drop(follower);
+    let left = again + 3 * LINGER_US;
+    assert!(begins_at(&mut feed, left), "the first sweep after the subscriber left");
+    assert!(!begins_at(&mut feed, left + LINGER_US), "its time has passed");
+}
+
+#[test]
+fn the_ring_of_a_deleted_pool_uses_no_memory() {
+    let (pools, names) = pools(1);
+    let pool = pools.get(&names[0]).expect("a pool");
+    let (mut feed, metrics) = (Feed::default(), Arc::default());
+    feed.begin(Now::default());
+    feed.subscribe(pool, 1, &metrics).expect("below the limit");
+    feed.emit(pool.id(), &Event::Purged { key: KeyId(1), was: KeyState::Available });
+    feed.publish(&pools);
+    assert!(feed.bytes > 0);
+    feed.begin(Now::default());
+    feed.record(&Fact::PoolDeleted { pool: pool.id() });
+    let (without, _) = self::pools(0);
+    feed.publish(&without);
+    assert_eq!((feed.bytes, feed.rings.len()), (0, 0));
+}
