@@ -114,17 +114,11 @@ mod tests {
     use crate::event::Resync;
     use crate::{Client, Seconds, Secret, UnixMs};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
     use tokio::time::timeout;
 
-    /// A lease can end by an event that the stream has lost: a renewal finds it.
-    #[tokio::test]
-    async fn each_resync_within_a_stream_asks_for_a_renewal() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let source = ClientSource::fixed(Client::new(&url).unwrap());
-        let length = Seconds { ms: 600_000 };
-        let grant = Grant {
+    fn grant() -> Grant {
+        Grant {
             id: "l".into(),
             pool: "p".into(),
             key_id: "k".into(),
@@ -135,10 +129,13 @@ mod tests {
             granted_at: UnixMs(0),
             waited_seconds: Seconds { ms: 0 },
             expires_at: UnixMs(0),
-            expires_in_seconds: length,
+            expires_in_seconds: Seconds { ms: 600_000 },
             key_expires_at: None,
-        };
-        let (state, mut states) = watch::channel(Stream::default());
+        }
+    }
+
+    /// Returns the data of a resync.
+    fn resync() -> String {
         let resync = Resync {
             at: UnixMs(0),
             pool: "p".into(),
@@ -149,15 +146,32 @@ mod tests {
             draining_keys: 0,
             total: 1,
         };
-        let data = serde_json::to_string(&Event::Resync(resync)).unwrap();
+        serde_json::to_string(&Event::Resync(resync)).unwrap()
+    }
+
+    /// Accepts a connection, reads its request and begins the stream; returns both.
+    async fn begun_stream(listener: &TcpListener) -> (TcpStream, String) {
+        let (mut connection, _) = listener.accept().await.unwrap();
+        let mut request = Vec::new();
+        while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+            assert!(connection.read_buf(&mut request).await.unwrap() > 0);
+        }
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
+        connection.write_all(head.as_bytes()).await.unwrap();
+        (connection, String::from_utf8(request).unwrap())
+    }
+
+    /// A lease can end by an event that the stream has lost: a renewal finds it.
+    #[tokio::test]
+    async fn each_resync_within_a_stream_asks_for_a_renewal() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let source = ClientSource::fixed(Client::new(&url).unwrap());
+        let grant = grant();
+        let (state, mut states) = watch::channel(Stream::default());
+        let data = resync();
         let served = async {
-            let (mut connection, _) = listener.accept().await.unwrap();
-            let mut request = Vec::new();
-            while !request.windows(4).any(|end| end == b"\r\n\r\n") {
-                assert!(connection.read_buf(&mut request).await.unwrap() > 0);
-            }
-            let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
-            connection.write_all(head.as_bytes()).await.unwrap();
+            let (mut connection, _) = begun_stream(&listener).await;
             states.changed().await.unwrap();
             for id in 1..=3 {
                 let frame = format!("id: {id}\nevent: resync\ndata: {data}\n\n");
@@ -169,6 +183,33 @@ mod tests {
         tokio::select! {
             ended = follow(&source, &grant, &state) => panic!("{ended:?}"),
             done = timeout(Duration::from_mins(1), served) => done.expect("a change at each resync"),
+        }
+    }
+
+    /// While no stream is open renewals find what it would report; the next one begins after the last
+    /// event, so that none is missed.
+    #[tokio::test]
+    async fn a_stream_that_ends_is_reported_and_continued_after_its_last_event() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let source = ClientSource::fixed(Client::new(&url).unwrap());
+        let grant = grant();
+        let (state, mut states) = watch::channel(Stream::default());
+        let served = async {
+            let (mut connection, request) = begun_stream(&listener).await;
+            assert!(!request.contains("last-event-id"), "{request}");
+            states.wait_for(|state| state.is_connected).await.unwrap();
+            let frame = format!("id: an-id\nevent: resync\ndata: {}\n\n", resync());
+            connection.write_all(frame.as_bytes()).await.unwrap();
+            drop(connection);
+            states.wait_for(|state| !state.is_connected).await.unwrap();
+            let (_connection, request) = begun_stream(&listener).await;
+            assert!(request.contains("last-event-id: an-id\r\n"), "{request}");
+            states.wait_for(|state| state.is_connected).await.unwrap();
+        };
+        tokio::select! {
+            ended = follow(&source, &grant, &state) => panic!("{ended:?}"),
+            done = timeout(Duration::from_mins(1), served) => done.expect("both streams"),
         }
     }
 

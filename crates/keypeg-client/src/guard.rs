@@ -185,3 +185,41 @@ impl Drop for LeaseGuard {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Secret, UnixMs};
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    /// A release without an answer may have released: a later renewal would only be refused.
+    #[tokio::test]
+    async fn a_release_stops_the_renewals_also_if_no_answer_arrives() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let grant = Grant {
+            id: "l".into(),
+            pool: "p".into(),
+            key_id: "k".into(),
+            key: Secret("a value".into()),
+            fencing_token: 1,
+            holder: None,
+            label: None,
+            granted_at: UnixMs(0),
+            waited_seconds: Seconds { ms: 0 },
+            expires_at: UnixMs(0),
+            expires_in_seconds: Seconds { ms: 3_600_000 },
+            key_expires_at: None,
+        };
+        let source = ClientSource::fixed(Client::new(&url).unwrap());
+        let granted = SentGrant { grant, sent_at: Instant::now() };
+        let mut guard = LeaseGuard::new(source, granted, &GuardOptions::default());
+        let close = async move { drop(listener.accept().await.unwrap()) };
+        let request = ReleaseRequest::default();
+        let (released, ()) = tokio::join!(guard.release_with(&request), close);
+        assert!(matches!(released, Err(Error::Unreachable(_))), "{released:?}");
+        let renewals = timeout(Duration::from_mins(1), &mut guard.renewal_task).await;
+        assert!(renewals.expect("they stop").unwrap_err().is_cancelled());
+    }
+}

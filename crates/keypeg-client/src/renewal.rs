@@ -319,4 +319,34 @@ mod tests {
         assert!(end > before, "it is renewed");
         assert!(end <= received + length, "counted from the answer");
     }
+    /// A renewal never shortens a lease. An earlier one whose answer was lost can have moved the end
+    /// further.
+    #[tokio::test]
+    async fn an_answer_moves_the_end_forward_only() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (changes, stream) = watch::channel(Stream::default());
+        let renewal = Renewal {
+            source: ClientSource::fixed(Client::new(&url).unwrap()),
+            pool: "p".into(),
+            lease: "l".into(),
+            request: RenewRequest::default(),
+            stream: Some(stream),
+        };
+        let before = Instant::now() + Duration::from_hours(1);
+        let (term, mut terms) = watch::channel(Term::Until { end: before, failure: None });
+        let answered = async {
+            changes.send_replace(Stream::default());
+            let (mut connection, _) = listener.accept().await.unwrap();
+            lend_again(&mut connection, Duration::from_mins(10)).await;
+            terms.changed().await.unwrap();
+            let Term::Until { end, .. } = terms.borrow().clone() else { panic!("it runs") };
+            end
+        };
+        let end = tokio::select! {
+            ended = renewal.run(before, &term) => panic!("{ended:?}"),
+            answered = timeout(Duration::from_mins(1), answered) => answered.expect("an answer"),
+        };
+        assert_eq!(end, before);
+    }
 }
