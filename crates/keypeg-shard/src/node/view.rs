@@ -2,6 +2,8 @@
 //! server's calls read it. It decides who should take a shard over, which is only a hint.
 
 mod status;
+#[cfg(test)]
+mod tests;
 
 use super::clock::{now, passed_since};
 use super::presence::{Presence, ShardSet};

@@ -134,25 +134,7 @@ fn millis(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use keypeg_log::Heartbeat;
-    use keypeg_store::MoveError;
-
-    fn name(name: &str) -> ServerName {
-        ServerName::new(name).expect("a name")
-    }
-
-    /// A view of the server `one` with four shards, after heartbeats of these servers.
-    fn view(heartbeats: &[(&str, &str)]) -> View {
-        let view = View::new(name("one"), 4);
-        observe(&view, heartbeats, 1);
-        view
-    }
-
-    fn observe(view: &View, heartbeats: &[(&str, &str)], count: u64) {
-        let beat = |(server, text): &(&str, &str)| Heartbeat::new(name(server), text, count);
-        let beats: Result<Vec<_>, _> = heartbeats.iter().map(beat).collect();
-        view.observe(&beats.expect("short texts"));
-    }
+    use crate::node::view::tests::{observe, view};
 
     #[test]
     fn an_owner_is_shown_while_a_live_server_serves_the_shard() {
@@ -209,19 +191,36 @@ mod tests {
         assert_eq!(view.status("").shards[0].behind_frames, 0);
     }
 
+    /// Two servers claim a shard after a takeover that the former owner has not read yet.
     #[test]
-    fn one_shard_moves_at_a_time_and_only_to_a_server_that_has_read_it() {
-        let two = ("two", "http://two:1 ready=6");
-        let view = view(&[two]);
-        let begin = |shard, server: &str| view.begin_move(Shard::new(shard), server);
-        assert_eq!(begin(1, "three"), Err(MoveError::UnknownServer("three".into())));
-        let not_ready = MoveError::NotReady { shard: 0, server: "two".into() };
-        assert_eq!(begin(0, "two"), Err(not_ready));
-        assert_eq!(begin(1, "two"), Ok(()));
-        assert_eq!(begin(1, "two"), Ok(()), "the same move again");
-        assert_eq!(begin(2, "two"), Err(MoveError::Busy(1)));
-        assert_eq!(begin(1, "three"), Err(MoveError::Busy(1)));
-        observe(&view, &[("two", "http://two:1 owned=2 ready=6")], 2);
-        assert_eq!(begin(2, "two"), Ok(()), "the first one has ended");
+    fn of_two_servers_that_claim_a_shard_the_last_owner_is_shown() {
+        let view = view(&[("three", "http://three:1 owned=1"), ("two", "http://two:1 owned=1")]);
+        for last in ["three", "two"] {
+            view.shard(Shard::FIRST).facts().owner = Some(last.into());
+            assert_eq!(view.status("").shards[0].owner.as_deref(), Some(last));
+        }
+    }
+
+    #[test]
+    fn a_shard_without_an_owner_is_shown_so_since_its_owner_left() {
+        let view = view(&[]);
+        let earlier = now().checked_sub(Duration::from_secs(1)).expect("the machine runs");
+        view.shard(Shard::FIRST).facts().unowned_since = Some(earlier);
+        view.note_owners();
+        assert_eq!(view.shard(Shard::FIRST).facts().unowned_since, Some(earlier));
+        observe(&view, &[("two", "http://two:1 owned=1")], 2);
+        view.note_owners();
+        assert_eq!(view.shard(Shard::FIRST).facts().unowned_since, None);
+    }
+
+    /// It reads no log, so the end of that was read long ago.
+    #[test]
+    fn an_owner_is_never_behind() {
+        let view = view(&[]);
+        let earlier = now().checked_sub(Duration::from_secs(1)).expect("the machine runs");
+        view.shard(Shard::FIRST).facts().at_end = Some(earlier);
+        assert!(view.status("").shards[0].behind_ms >= 1_000);
+        view.shard(Shard::FIRST).facts().role = ShardRole::Owner;
+        assert_eq!(view.status("").shards[0].behind_ms, 0);
     }
 }
