@@ -102,6 +102,15 @@ impl<I: ItemIndex, T> Chunks<I, T> {
         Some(item)
     }
 
+    /// Returns the `N` items from `first` on, a multiple of `N`, fewer at the end; `N` is a power of
+    /// two, so that they are in one chunk.
+    #[inline]
+    pub(crate) fn group<const N: usize>(&self, first: I) -> &[T] {
+        let first = first.get() as usize;
+        let (part, from) = (&self.parts[first >> SHIFT], first & MASK);
+        &part[from..(from + N).min(part.len())]
+    }
+
     /// Removes the item at `index` and moves the last item into its position.
     pub(crate) fn swap_remove(&mut self, index: I) -> T {
         let last = self.pop().expect("invariant: the index is below the length");

@@ -68,6 +68,8 @@ index_types! {
     AnswerIndex
     /// A position in a heap of deadlines.
     HeapPosition
+    /// A block of positions in a heap of deadlines.
+    HeapBlock
     /// A position in the array of a pool's available keys.
     AvailablePosition
     /// The reason of a quarantined key among those of its pool.

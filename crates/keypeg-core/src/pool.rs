@@ -68,6 +68,7 @@ use crate::symbols::Symbols;
 use crate::wait_queue::WaitQueue;
 use hashbrown::HashSet;
 pub(crate) use replay::PoolCursor;
+use transitions::EndingLease;
 
 /// A pool's keys and leases.
 #[derive(Clone, Debug)]
@@ -353,7 +354,10 @@ impl Pool {
             return Err(NotDrawn::NoneAvailable);
         }
         while let Some(slot) = self.available.draw(step.random) {
-            if !step.now.is_purge_due(self.key_ends.deadline(slot, &self.slots)) {
+            // Usually no key is due, and then the drawn key's own deadline is not read.
+            if !self.has_due_keys(step.now)
+                || !step.now.is_purge_due(self.key_ends.deadline(slot, &self.slots))
+            {
                 return Ok(slot);
             }
             if step.budget == 0 {
@@ -504,15 +508,14 @@ impl Pool {
         rest_us: u64,
         reason: Option<&str>,
     ) -> Option<Box<str>> {
-        let Hold { slot, token, granted_us, .. } = *self.holds.get(hold);
+        let lease = self.ending_lease(hold);
+        let EndingLease { slot, key, token, granted_us, is_draining, .. } = lease;
         self.activity.count_release(step.now.lease_us.saturating_sub(granted_us));
-        let key = self.slots.number(slot);
-        let is_draining = self.slots.is_draining(slot);
         let rests = rest_us > 0 && !is_draining;
         let rest_until_us = if rests { after(step.now.lease_us, rest_us) } else { 0 };
         let reason = reason.filter(|_| rests);
         let rest = Rest { until_us: rest_until_us, reason };
-        let holder = self.end_lease(shared, hold, rest, EndCause::Released);
+        let holder = self.end_lease(shared, &lease, rest, EndCause::Released);
         let pool = self.id;
         step.facts.record(&Fact::Released { pool, key, token, rest_until_us, reason });
         let id = || self.key_id(&shared.ids, slot);

@@ -46,7 +46,10 @@ impl Pool {
     /// Returns the next deadline in lease time: the end of a lease, a rest or a wait.
     pub(crate) fn next_lease_deadline_us(&self) -> Option<u64> {
         let wait_end_us = self.next_wait_end().map(|(at_us, _)| at_us);
-        [self.next_hold_end_us(), wait_end_us].into_iter().flatten().min()
+        match (self.next_hold_end_us(), wait_end_us) {
+            (Some(hold_us), Some(wait_us)) => Some(hold_us.min(wait_us)),
+            (hold_us, wait_us) => hold_us.or(wait_us),
+        }
     }
 
     pub(super) fn expire_holds(&mut self, shared: &mut SharedState, step: &mut StepContext<'_>) {
@@ -159,7 +162,7 @@ impl Pool {
         if leased {
             self.activity.count_expiry(at_us.saturating_sub(granted_us));
             let rest = Rest { until_us: rest_until_us, reason: None };
-            self.end_lease(shared, hold, rest, EndCause::Expired);
+            self.end_lease(shared, &self.ending_lease(hold), rest, EndCause::Expired);
         } else {
             self.make_available(shared, slot, EndCause::Expired);
         }

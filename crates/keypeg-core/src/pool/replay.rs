@@ -174,7 +174,7 @@ impl Pool {
         rest: Rest<'_>,
     ) -> bool {
         let Some(hold) = self.leased_with(slot, token) else { return false };
-        self.end_lease(shared, hold, rest, EndCause::Released);
+        self.end_lease(shared, &self.ending_lease(hold), rest, EndCause::Released);
         true
     }
 

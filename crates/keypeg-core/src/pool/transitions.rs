@@ -9,9 +9,22 @@ use crate::heap::Changed;
 use crate::holds::{Hold, Rest};
 use crate::indices::{HoldIndex, SlotIndex};
 use crate::key::KeyState;
+use crate::numbers::{BorrowerId, KeyNumber};
 use crate::refusal::EndCause;
 use crate::sabotage::{Sabotage, enabled};
 use crate::shared::{EndedLease, SharedState};
+
+/// A lease that ends, as its hold and its slot describe it: read once for all that its end changes.
+#[derive(Clone, Copy)]
+pub(super) struct EndingLease {
+    pub(super) hold: HoldIndex,
+    pub(super) slot: SlotIndex,
+    pub(super) key: KeyNumber,
+    pub(super) token: u64,
+    pub(super) granted_us: u64,
+    pub(super) is_draining: bool,
+    borrower: BorrowerId,
+}
 
 impl Pool {
     /// Leases a key in any state.
@@ -63,21 +76,29 @@ impl Pool {
         }
     }
 
+    /// Returns what the end of a lease needs of it.
+    #[inline]
+    pub(super) fn ending_lease(&self, hold: HoldIndex) -> EndingLease {
+        let Hold { slot, token, granted_us, borrower, .. } = *self.holds.get(hold);
+        let (key, is_draining) = (self.slots.number(slot), self.slots.is_draining(slot));
+        EndingLease { hold, slot, key, token, granted_us, is_draining, borrower }
+    }
+
     /// Ends a lease: its key rests, becomes available or, if it is draining, is quarantined. Returns
     /// the holder.
     pub(super) fn end_lease(
         &mut self,
         shared: &mut SharedState,
-        hold: HoldIndex,
+        lease: &EndingLease,
         rest: Rest<'_>,
         cause: EndCause,
     ) -> Option<Box<str>> {
-        let slot = self.holds.get(hold).slot;
-        if self.slots.is_draining(slot) {
+        let EndingLease { hold, slot, is_draining, .. } = *lease;
+        if is_draining {
             return self.end_drain(shared, slot, cause);
         }
         self.note_change(Changed::LEASES);
-        self.note_lease_end(shared, hold, cause);
+        self.note_lease_end(shared, lease, cause);
         if rest.until_us != 0 {
             return self.begin_rest(hold, rest);
         }
@@ -155,7 +176,7 @@ impl Pool {
             state @ (KeyState::Leased | KeyState::Resting) => {
                 let hold = self.slots.hold(slot);
                 if state == KeyState::Leased {
-                    self.note_lease_end(shared, hold, cause);
+                    self.note_lease_end(shared, &self.ending_lease(hold), cause);
                     if self.slots.is_draining(slot) {
                         self.stop_drain(slot);
                     }
@@ -168,10 +189,9 @@ impl Pool {
         None
     }
 
-    fn note_lease_end(&mut self, shared: &mut SharedState, hold: HoldIndex, cause: EndCause) {
-        let Hold { slot, token, borrower, .. } = *self.holds.get(hold);
+    fn note_lease_end(&mut self, shared: &mut SharedState, lease: &EndingLease, cause: EndCause) {
+        let EndingLease { slot, token, key: number, borrower, .. } = *lease;
         self.uncount_lease(shared, borrower);
-        let number = self.slots.number(slot);
         shared.ended_leases.add(EndedLease { token, number, slot, cause });
         if !self.idempotency.is_empty() {
             self.note_change(Changed::OTHER);
