@@ -276,7 +276,7 @@ fn a_server_does_not_start_when_one_of_its_name_starts_shortly_after_it() {
     let mut watched = Watched::new(Arc::clone(&log));
     let name = ServerName::new("one").unwrap();
     let other = Heartbeat::new(name, "http://other:1", u64::from(u32::MAX) + 9).unwrap();
-    watched.later = Some((Instant::now() + LOOK_PAUSE, other));
+    watched.later = Some((now() + LOOK_PAUSE, other));
     let refused = Server::try_start("one", Arc::new(watched), &identity).err();
     let Some(NodeError::NameInUse { address, .. }) = refused else { panic!("{refused:?}") };
     assert_eq!(address, "http://other:1");

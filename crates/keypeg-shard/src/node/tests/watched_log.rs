@@ -1,6 +1,7 @@
 //! A log for the tests of a node, around another log: it hides other servers, refuses appends, and lets
 //! something happen before a read.
 
+use crate::node::clock::now;
 use bytes::Bytes;
 use keypeg_log::{
     Append, Call as LogCall, Completed, Frame, Guarantee, Heartbeat, LogError, ProbeReport,
@@ -133,7 +134,7 @@ impl SharedLog for Watched {
             };
             meet(1);
             if let Some((at, heartbeat)) = &self.later
-                && *at <= Instant::now()
+                && *at <= now()
             {
                 self.log.beat(heartbeat).await?;
             }
