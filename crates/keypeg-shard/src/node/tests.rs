@@ -1,6 +1,7 @@
 //! Running nodes on one log in memory: they take over, hand over and fence each other by the real
 //! clock.
 
+mod backups;
 #[path = "../../../keypeg-engine/tests/support/sim_disk.rs"]
 #[expect(dead_code, reason = "the crashes of a disk are tested with the engine")]
 mod sim_disk;
