@@ -141,7 +141,7 @@ export class LeaseLost extends KeypegError {
   }
 
   override get nextStep(): string {
-    return "Stop to use the key. To continue, acquire a key again.";
+    return "Stop using the key. To continue, acquire a key again.";
   }
 
   /**
@@ -362,7 +362,7 @@ export class KeysGone extends Refused {
 /** The lease has ended or never existed; `problem` can have `cause`. */
 export class LeaseEnded extends Refused {
   override get nextStep(): string {
-    return "Stop to use the key. To continue, acquire a key again.";
+    return "Stop using the key. To continue, acquire a key again.";
   }
 }
 

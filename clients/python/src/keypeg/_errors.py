@@ -95,7 +95,7 @@ class LeaseEnd(enum.Enum):
 class LeaseLost(KeypegError):
     """The lease ended before its holder released it: the key may belong to another holder now."""
 
-    next_step = "Stop to use the key. To continue, acquire a key again."
+    next_step = "Stop using the key. To continue, acquire a key again."
 
     def __init__(self, cause: LeaseEnd, detail: str, *, pool: str, key_id: str, fencing_token: int) -> None:
         more = f": {detail}" if detail else ""
@@ -308,7 +308,7 @@ class KeysGone(Refused, code="keys_gone"):
 class LeaseEnded(Refused, code="lease_ended"):
     """The lease has ended or never existed; `members` can have `cause`."""
 
-    next_step = "Stop to use the key. To continue, acquire a key again."
+    next_step = "Stop using the key. To continue, acquire a key again."
 
 
 class PreconditionFailed(Refused, code="precondition_failed"):
