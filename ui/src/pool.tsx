@@ -3,6 +3,7 @@ import { call, Failure, type Pool, poolPath, textOf } from "./api";
 import { AddKeys } from "./add_keys";
 import { Events } from "./events";
 import { DrainBanner } from "./drain";
+import { useKeptFocus } from "./focus";
 import { count, counted, setting } from "./format";
 import { HistoryCharts } from "./history";
 import { Keys } from "./keys";
@@ -14,14 +15,15 @@ import { Bar, STATES, Swatch } from "./states";
 
 export function PoolView({ name, tab }: { name: string; tab: Tab }) {
   const session = useSession();
+  const view = useKeptFocus<HTMLElement>();
   const { data, error, refresh } = usePoll<Pool>(name, 2_000, (signal) => call<Pool>("GET", poolPath(name), { signal }));
   const isUnknown = error instanceof Failure && (error.status === 404 || error.status === 403);
   const shown = isUnknown ? null : data;
   const tabs = TABS.filter(([key]) => key !== "add" || session.allows("keys"));
   return (
-    <main>
+    <main ref={view}>
       <nav aria-label="Path" class="path"><a href="#/">Pools</a> / <span>{name}</span></nav>
-      <div class="title"><h1>{name}</h1></div>
+      <div class="title"><h1 tabIndex={-1}>{name}</h1></div>
       {error !== null && (
         <p class="error" role="alert">
           {textOf(error)} {isUnknown && <a href="#/">All pools</a>}

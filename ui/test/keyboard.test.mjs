@@ -34,6 +34,18 @@ async function tabTo(page, wanted) {
   assert.fail(`no way to ${wanted} by Tab: ${names.join(" | ")}`);
 }
 
+/** Waits until the focus is on the element of this name. */
+async function focusOn(page, name, reason) {
+  const named = (wanted) => {
+    const element = document.activeElement;
+    return element !== document.body && (element?.getAttribute("aria-label") ?? element?.textContent) === wanted;
+  };
+  await page.waitForFunction(named, name).catch(async () => {
+    const found = await page.evaluate(() => document.activeElement?.outerHTML.slice(0, 80));
+    assert.fail(`the focus is on ${found}, not on ${name}: ${reason}`);
+  });
+}
+
 test("from the first screen to a force-release without a pointer", async () => {
   const page = await open(server);
   await page.locator(".pool-table").getByRole("link", { name: "ci" }).waitFor();
@@ -131,6 +143,36 @@ test("a pool is drained and the drain is undone without a pointer", async () => 
   await page.keyboard.press("Space");
   await banner.waitFor({ state: "detached" });
   assert.equal(await draining(), false);
+  await focusOn(page, "drained", "the banner has gone with the button that had the focus");
+  await tabTo(page, /^Leases$/);
+  // The banner also goes when the drain is undone elsewhere, with a question that is open.
+  await server.call("PUT", "/v1/pools/drained", { draining: true });
+  await banner.getByRole("button", { name: "Undo the drain" }).focus();
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog").waitFor();
+  await server.call("PUT", "/v1/pools/drained", { draining: false });
+  await banner.waitFor({ state: "detached" });
+  await focusOn(page, "drained", "the banner has gone with its question");
+  assert.deepEqual(page.faults, []);
+});
+
+test("the focus stays near a row that leaves a table", async () => {
+  await server.call("PUT", "/v1/pools/rows", { lease_ttl_seconds: 3600 });
+  await server.call("POST", "/v1/pools/rows/keys", { count: 2 });
+  for (const holder of ["one", "two"]) await server.call("POST", "/v1/pools/rows/leases", { holder });
+  const page = await open(server, { hash: "#/pools/rows/leases" });
+  await page.locator(".key-table").getByText("two").waitFor();
+  const release = async () => {
+    await tabTo(page, /^Force-release key/);
+    await page.keyboard.press("Enter");
+    await page.getByRole("dialog").waitFor();
+    await tabTo(page, /^Force-release$/);
+    await page.keyboard.press("Enter");
+  };
+  await release();
+  await focusOn(page, "Table of keys", "the table stays");
+  await release();
+  await focusOn(page, "rows", "the last row has gone with the table");
   assert.deepEqual(page.faults, []);
 });
 
