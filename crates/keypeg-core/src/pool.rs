@@ -68,7 +68,6 @@ use crate::symbols::Symbols;
 use crate::wait_queue::WaitQueue;
 use hashbrown::HashSet;
 pub(crate) use replay::PoolCursor;
-use transitions::EndingLease;
 
 /// A pool's keys and leases.
 #[derive(Clone, Debug)]
@@ -509,8 +508,9 @@ impl Pool {
         reason: Option<&str>,
     ) -> Option<Box<str>> {
         let lease = self.ending_lease(hold);
-        let EndingLease { slot, key, token, granted_us, is_draining, .. } = lease;
-        self.activity.count_release(step.now.lease_us.saturating_sub(granted_us));
+        let (slot, key, token, is_draining) =
+            (lease.slot, lease.key, lease.token, lease.is_draining);
+        self.activity.count_release(step.now.lease_us.saturating_sub(lease.granted_us));
         let rests = rest_us > 0 && !is_draining;
         let rest_until_us = if rests { after(step.now.lease_us, rest_us) } else { 0 };
         let reason = reason.filter(|_| rests);

@@ -13,7 +13,7 @@ use crate::numbers::{KeyNumber, Lsn, PoolId};
 use crate::policy::{Policy, PoolName};
 use crate::pools::Pools;
 use crate::sabotage::{Sabotage, enabled};
-use crate::shared::{Counters, Limits};
+use crate::shared::{Counters, Limits, TokenClass};
 use hashbrown::HashMap;
 
 /// Pools during a replay: first the rows of the database, then the facts of the journal.
@@ -88,6 +88,17 @@ impl Replayer {
         let shared = self.pools.shared_mut();
         shared.pool_block = Some(block);
         shared.raise_next_pool(PoolId::first_of(block));
+    }
+
+    /// Grants tokens with a remainder of this shard alone, so that no two of `shards` shards grant the
+    /// same one.
+    ///
+    /// # Panics
+    /// If there is no such shard.
+    pub fn set_token_class(&mut self, shard: u16, shards: u16) {
+        assert!(shard < shards, "a shard of this installation");
+        let (remainder, divisor) = (shard.into(), shards.into());
+        self.pools.shared_mut().token_class = TokenClass { remainder, divisor };
     }
 
     /// Notes that the journal's first segments have been deleted.

@@ -63,6 +63,7 @@ pub struct SharedState {
     /// The block of the numbers that new pools get; `None` for any. A restore into another number of
     /// shards leaves pools with numbers of other blocks in a shard.
     pub(crate) pool_block: Option<u16>,
+    pub(crate) token_class: TokenClass,
     pub(crate) next_token: u64,
     /// Keys in all pools together.
     pub(crate) key_count: u64,
@@ -92,6 +93,27 @@ pub struct SharedState {
     pub(crate) wait_outcomes: Vec<WaitOutcome>,
 }
 
+/// Which tokens are granted: those with this remainder, so that no two shards grant the same one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TokenClass {
+    pub(crate) remainder: u64,
+    pub(crate) divisor: u64,
+}
+
+impl Default for TokenClass {
+    /// All tokens.
+    fn default() -> Self {
+        Self { remainder: 0, divisor: 1 }
+    }
+}
+
+impl TokenClass {
+    /// Returns the first token of the class from this number on.
+    fn first_from(self, token: u64) -> u64 {
+        token + (self.remainder + self.divisor - token % self.divisor) % self.divisor
+    }
+}
+
 /// The wait queue and the position in it of a waiting request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WaiterLocation {
@@ -112,6 +134,7 @@ impl SharedState {
                 tokens_reserved: first,
             },
             pool_block: None,
+            token_class: TokenClass::default(),
             next_token: first,
             key_count: 0,
             hold_count: 0,
@@ -138,6 +161,9 @@ impl SharedState {
 
     /// Returns the next fencing token, and first reserves more tokens when none is left.
     pub(crate) fn take_token(&mut self, facts: &mut dyn FactSink) -> u64 {
+        if self.token_class.divisor > 1 {
+            self.next_token = self.token_class.first_from(self.next_token);
+        }
         if self.next_token >= self.counters.tokens_reserved {
             assert!(
                 self.next_token < TOKEN_MAX,
@@ -154,8 +180,8 @@ impl SharedState {
     /// granted.
     pub(crate) fn reserve_tokens(&mut self, facts: &mut dyn FactSink) {
         let reserved = self.counters.tokens_reserved.max(self.next_token);
-        let until =
-            (reserved + limit(TestLimit::TokenReservation, TOKEN_RESERVATION)).min(TOKEN_MAX);
+        let tokens = limit(TestLimit::TokenReservation, TOKEN_RESERVATION);
+        let until = (reserved + tokens * self.token_class.divisor).min(TOKEN_MAX);
         if until > self.counters.tokens_reserved {
             self.counters.tokens_reserved = until;
             facts.record(&Fact::TokensReserved { until });

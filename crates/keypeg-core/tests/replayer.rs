@@ -7,8 +7,8 @@
 use keypeg_core::{
     AcquireOptions, BorrowerId, Checkpointed, Counters, Fact, Grant, IdHashKey, ImportOptions,
     KeyNumber, KeyRef, Limits, Now, PackedValues, Policy, PolicyPatch, PoolId, PoolName, Pools,
-    RecordedLabels, Refusal, ReplayError, Replayer, Secret, StepContext, StoredKey, StoredPool,
-    TOKEN_MAX, TOKEN_RESERVATION,
+    RecordedLabels, Refusal, ReleaseOptions, ReplayError, Replayer, Secret, StepContext, StoredKey,
+    StoredPool, TOKEN_MAX, TOKEN_RESERVATION,
 };
 use keypeg_testkit::ScaledRandom;
 
@@ -291,4 +291,34 @@ fn the_last_tokens_can_be_reserved_and_replayed() {
     });
     assert_eq!(tokens, Ok(vec![first, first + 1, first + 2]));
     assert_eq!(replayer.finish(now).next_token(), TOKEN_MAX);
+}
+
+/// Each shard counts its tokens from the same number on. Without remainders of their own, two leases
+/// of one installation had the same token.
+#[test]
+fn no_two_shards_grant_the_same_token() {
+    const SHARDS: u16 = 16;
+    let now = Now::default();
+    let mut all: Vec<u64> = Vec::new();
+    for shard in 0..SHARDS {
+        let mut replayer = consistent();
+        replayer.set_token_class(shard, SHARDS);
+        let mut pools = replayer.finish(now);
+        let mut sink = |_: &Fact<'_>| {};
+        let (random, facts) = (&mut ScaledRandom::new(1), &mut sink);
+        let mut step = StepContext { now, random, facts, budget: 0, ended_by_time: false };
+        let tokens = pools.with_pool(&PoolName::default_pool(), &mut step, |pool, shared, step| {
+            let acquire = |_| {
+                let lease = pool.acquire(shared, step, &AcquireOptions::default())?.lease;
+                pool.release(shared, step, lease.id, &ReleaseOptions::default())?;
+                Ok(lease.token)
+            };
+            (0..3).map(acquire).collect::<Result<Vec<u64>, Refusal>>()
+        });
+        let tokens = tokens.expect("a key is available");
+        assert!(tokens[0] >= 100 && tokens.is_sorted_by(|one, next| one < next), "{tokens:?}");
+        all.extend(tokens);
+    }
+    all.sort_unstable();
+    assert!(all.is_sorted_by(|one, next| one < next), "{all:?}");
 }

@@ -304,6 +304,7 @@ fn new_replay(
     assert!(config.shard < identity.shards(), "a shard of this installation");
     // No two shards give a pool the same number, so ids of keys, leases and pages never collide.
     replayer.set_pool_block(config.shard);
+    replayer.set_token_class(config.shard, identity.shards());
     replayer
 }
 

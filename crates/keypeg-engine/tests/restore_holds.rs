@@ -84,6 +84,30 @@ fn a_shorter_hold_ends_with_the_lease_that_is_known() {
     assert_eq!(lent_after(Some(0)), (TTL_MS, 0));
 }
 
+/// With a hold of no length, a key that was available rested as if a lease of it had ended.
+#[test]
+fn a_hold_of_no_length_lets_no_available_key_rest() {
+    let clock = ManualClock::new();
+    let mut driver = Driver::open(Arc::new(SimDisk::new()), &clock, 1).unwrap();
+    let patch = PolicyPatch { rest_ms: Some(3_600_000), ..PolicyPatch::default() };
+    driver.call(Call::PutPool { pool: default_pool(), patch: Box::new(patch) });
+    driver.generate(3);
+    let (_, leased, _) = driver.acquire("holder").unwrap();
+    let bytes = driver.back_up();
+    let disk = SimDisk::new();
+    let onto: Arc<dyn Disk> = Arc::new(disk.clone());
+    let options =
+        RestoreOptions { hold_us: Some(0), wall_ms: clock.wall_ms(), ..RestoreOptions::default() };
+    let report =
+        restore_onto(&mut &bytes[..], &onto, "dir", options, &mut SeededRandom(5)).unwrap();
+    assert_eq!((report.held, report.resting), (1, 0));
+    let mut driver = Driver::open(Arc::new(disk), &clock, 3).unwrap();
+    for _ in 0..2 {
+        assert_ne!(driver.acquire("new").unwrap().1, leased);
+    }
+    assert_eq!(driver.acquire("new"), None, "the lease that is known runs on");
+}
+
 /// Before its first grant a server has recorded no token. A restore of such a backup began far below
 /// the tokens that the original granted afterwards.
 #[test]

@@ -19,7 +19,8 @@ pub const RESTORED_HOLDER: &str = "(restored)";
 pub struct RestoredHolds {
     /// Lease time of the restore.
     pub now_us: u64,
-    /// How long a key is held; `None` is the longest that a lease of its pool can run.
+    /// How long a key is held; `None` is the longest that a lease of its pool can run. With 0 only
+    /// the leases that are known run on.
     pub hold_us: Option<u64>,
     /// The token of the first hold; each further one takes the next.
     pub first_token: u64,
@@ -65,9 +66,10 @@ impl Pool {
         let RestoredHolds { now_us, hold_us, .. } = terms;
         // A record contains no end at 0, where a directory begins.
         let until_us = after(now_us, hold_us.unwrap_or_else(|| self.policy().hold_us())).max(1);
+        let holds_unknown = hold_us != Some(0);
         let state = self.slots.state(slot)?;
         if matches!(state, KeyState::Available) {
-            return Some(until_us);
+            return holds_unknown.then_some(until_us);
         }
         if matches!(state, KeyState::Quarantined) {
             return None;
@@ -88,6 +90,6 @@ impl Pool {
             return None;
         }
         let rest_end_us = if is_leased { after(end_us, record.rest_us) } else { end_us };
-        (rest_end_us < until_us).then_some(until_us)
+        (holds_unknown && rest_end_us < until_us).then_some(until_us)
     }
 }
