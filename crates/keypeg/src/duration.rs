@@ -71,7 +71,7 @@ pub(crate) fn parse_ms(text: &str) -> Option<u64> {
 /// Returns a length of time as an option takes it, such as `1m30s`. Above a minute, a part of a
 /// second counts as a whole one.
 pub(crate) fn shown(length: Duration) -> String {
-    const MINUTE: Duration = Duration::from_secs(60);
+    const MINUTE: Duration = Duration::from_mins(1);
     let whole = Duration::from_secs(length.as_secs());
     let rounded = match length {
         _ if length > MINUTE && length > whole => whole.saturating_add(Duration::from_secs(1)),

@@ -47,7 +47,9 @@ pub(crate) fn restore_shared(
     rewind(&mut whole)?;
     let shard_of = |pool: &str| shard_of_pool(pool, shards).get();
     let pools = PoolShards::read(&mut whole, &shard_of).map_err(damaged)?;
-    for shard in 0..shards {
+    // The first shard comes last: a start with --existing looks at it, and so refuses what a restore
+    // that fails has left.
+    for shard in (0..shards).rev() {
         rewind(&mut whole)?;
         write_snapshot(&opened.log, shard, &pools, &mut whole)?;
     }

@@ -85,6 +85,13 @@ pub(super) fn open(url: &StoreUrl, expected: &Expected<'_>) -> Result<Installati
     let proposed =
         ShardIdentity::create(expected.new_shards, expected.seal, wall_us, &mut random).bytes();
     let stored = wait(log.installation(&proposed)).map_err(|error| unusable(&error))?;
+    let is_new = *stored == *proposed;
+    if is_new && expected.must_exist {
+        let message = "the store has all shards of a restore, but the restore ended before it stored \
+                       the installation: remove what is in the schema, bucket or prefix, and \
+                       restore again";
+        return Err(Failure::new(exit::NO_INPUT, message));
+    }
     let identity = ShardIdentity::read(&stored)?;
     let found = identity.shards();
     if let Some(given) = expected.shards.filter(|given| *given != found) {
@@ -95,7 +102,6 @@ pub(super) fn open(url: &StoreUrl, expected: &Expected<'_>) -> Result<Installati
         return Err(Failure::new(exit::CONFIG, message));
     }
     identity.check_seal(expected.seal, &mut random)?;
-    let is_new = *stored == *proposed;
     Ok(Installation { log, identity, store, is_new, runtime })
 }
 

@@ -1,7 +1,7 @@
 //! One server becomes several on a store, and these become one again: by backups, while clients
 //! change the pools.
 
-use crate::support::{Client, Server, TempDir, binary, eventually};
+use crate::support::{Client, Server, TempDir, binary, eventually, exit_of, keypeg};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -146,4 +146,26 @@ fn one_server_becomes_several_and_several_become_one_while_keys_are_granted() {
     let server = Server::given(&["--data", text(&last)], &[]);
     assert_eq!(rows(&mut server.client()), expected);
     server.client().ask("PUT /v1/pools/p99").is(201, &json!({}));
+}
+
+#[test]
+fn a_start_with_existing_refuses_what_a_failed_restore_has_left() {
+    let (dir, store) = (TempDir::new(), TempDir::new());
+    let file = dir.path().join("a.backup");
+    let server = Server::on(&dir, &[]);
+    fill(&mut server.client());
+    back_up(&server, &file);
+    // A file in place of the directory for the snapshots of a shard.
+    let shard = store.path().join("shards/00001");
+    std::fs::create_dir_all(&shard).unwrap();
+    std::fs::write(shard.join("parts"), "").unwrap();
+    let url = format!("file://{}", text(store.path()));
+    let mut restore = Command::new(binary());
+    restore.args(["restore", text(&file), "--shards", "4", "--store", &url]).env_clear();
+    let output = restore.output().unwrap();
+    assert_eq!(output.status.code(), Some(69), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut start = keypeg(&["--listen", "127.0.0.1:0", "--advertise", "http://127.0.0.1:0"]);
+    let (code, said) = exit_of(start.args(["--store", &url, "--existing"]));
+    assert_eq!(code, 66, "{said}");
+    assert!(said.contains("the store has no installation"), "{said}");
 }
