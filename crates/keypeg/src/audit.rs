@@ -47,6 +47,8 @@ pub(crate) fn open(settings: AuditSettings) -> Result<(Audit, AuditWriter), Fail
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock;
+    use crate::share::CallerId;
     use keypeg_testkit::TempDir;
 
     fn settings(dir: &TempDir, file_max: u64, keep: u32) -> AuditSettings {
@@ -92,6 +94,28 @@ mod tests {
         drop(entries);
         writer.end();
         assert_eq!(lines(&dir, "audit").len(), QUEUE_MAX);
+    }
+
+    /// While all places are taken the first refusal of a caller has no line of its own.
+    #[test]
+    fn each_refusal_is_in_a_line_when_the_log_ends_and_all_lines_count() {
+        let dir = TempDir::new();
+        let (audit, writer) = open(settings(&dir, 1 << 30, 0)).unwrap();
+        let caller = CallerId::of_address(Some([192, 0, 2, 1].into()));
+        let refuse = || {
+            let at = clock::stopwatch();
+            audit.refused(&caller, Refusal { status: 401, code: "unauthorized", at }, |_| {});
+        };
+        let entries: Vec<_> = (0..QUEUE_MAX).map(|_| audit.begin().unwrap()).collect();
+        refuse();
+        drop(entries);
+        refuse();
+        writer.end();
+        let lines = lines(&dir, "audit");
+        assert_eq!(audit.counters().written, lines.len() as u64);
+        assert_eq!(lines.len(), QUEUE_MAX + 1);
+        let last: serde_json::Value = serde_json::from_str(lines.last().unwrap()).unwrap();
+        assert_eq!((&last["count"], &last["address"]), (&2.into(), &"192.0.2.1".into()));
     }
 
     #[test]

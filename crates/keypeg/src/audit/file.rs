@@ -234,4 +234,19 @@ mod tests {
         let error = LogFile::open(settings).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
+
+    /// The path can lead to a file with space by the next attempt: an operator made that one.
+    #[test]
+    fn a_failed_write_is_followed_by_one_to_the_file_at_the_path() {
+        let dir = TempDir::new();
+        let settings = settings(&dir, 100, 1);
+        let path = settings.path.clone();
+        let mut log = LogFile::open(settings).unwrap();
+        // A file that was opened for reading takes no bytes.
+        log.file = Some(File::open(&path).unwrap());
+        log.write(b"one\n").unwrap_err();
+        rename(&path, dir.path().join("moved")).unwrap();
+        log.write(b"two\n").unwrap();
+        assert_eq!((lines(&dir, "moved").len(), lines(&dir, "audit")), (0, vec!["two".into()]));
+    }
 }
