@@ -87,7 +87,10 @@ pub(super) fn decode_path(request: &mut Request) -> Result<(), Problem> {
 /// A client that is no browser sends neither. A page on another port, or on another name of the same
 /// domain, is `same-site`: it needs the `Origin` of this server. Headers that a proxy adds, such as
 /// `X-Forwarded-Host`, do not count: a page can set them too.
-pub(super) fn refuse_cross_site(hosts: &Hosts, request: &Request) -> Result<(), Problem> {
+pub(super) fn refuse_cross_site<B>(
+    hosts: &Hosts,
+    request: &hyper::Request<B>,
+) -> Result<(), Problem> {
     let (mut is_own, mut is_same_site, mut is_cross_site) = (false, false, false);
     for site in request.headers().get_all("sec-fetch-site") {
         is_own |= site == "same-origin" || site == "none";
@@ -220,6 +223,46 @@ mod tests {
             ("http://[::1]x", "[::1]", false),
         ] {
             assert_eq!(is_own_origin(&hosts, origin, host), is_own, "{origin} at {host}");
+        }
+    }
+
+    /// Each row has the values of `Sec-Fetch-Site` and the `Origin` of a request for `host`. A request
+    /// by HTTP/2 names its host in the target alone.
+    #[test]
+    fn a_page_of_another_origin_is_refused_however_the_request_names_its_host() {
+        let hosts = Hosts::new(&[]).unwrap();
+        let (own, other) = (Some("https://a.example"), Some("https://b.a.example"));
+        for (sites, origin, is_accepted) in [
+            (&[][..], None, true),
+            (&[], own, true),
+            (&[], other, false),
+            (&["none"], None, true),
+            (&["same-origin"], None, true),
+            (&["same-site"], None, false),
+            (&["same-site"], own, true),
+            (&["same-site"], other, false),
+            (&["cross-site"], own, false),
+            // Two headers: the stricter one decides.
+            (&["same-origin", "same-site"], None, false),
+            (&["same-site", "none"], other, false),
+            (&["same-origin", "cross-site"], own, false),
+        ] {
+            for is_in_target in [false, true] {
+                let mut request = if is_in_target {
+                    hyper::Request::post("https://a.example/v1/pools")
+                } else {
+                    hyper::Request::post("/v1/pools").header(HOST, "a.example")
+                };
+                for site in sites {
+                    request = request.header("sec-fetch-site", *site);
+                }
+                if let Some(origin) = origin {
+                    request = request.header(ORIGIN, origin);
+                }
+                let answer = refuse_cross_site(&hosts, &request.body(()).unwrap());
+                let row = format!("{sites:?}, {origin:?}, host in the target: {is_in_target}");
+                assert_eq!(answer.is_ok(), is_accepted, "{row}");
+            }
         }
     }
 }

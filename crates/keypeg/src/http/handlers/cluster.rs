@@ -81,12 +81,16 @@ async fn begin_move(
             Ok(()) => return Ok(()),
             Err(MoveError::Busy(_)) if began.elapsed() < MOVE_TIME => pause(context).await?,
             Err(error) => {
-                let servers = cluster.status().servers.into_iter().filter(|it| it.is_live);
-                let names: Vec<_> = servers.map(|it| it.peer.name).collect();
-                return Err(Problem::not_moved(&error, &names));
+                return Err(Problem::not_moved(&error, &live_names(cluster.status())));
             }
         }
     }
+}
+
+/// Returns the names of the servers that a shard can move to.
+fn live_names(status: ClusterStatus) -> Vec<String> {
+    let live = status.servers.into_iter().filter(|server| server.is_live);
+    live.map(|server| server.peer.name).collect()
 }
 
 /// Waits a little, unless the server stops: then another server has the shard soon.
@@ -145,4 +149,25 @@ fn wire_shard(shard: usize, status: ShardStatus) -> wire::ClusterShard {
 
 fn wire_number(shard: usize) -> u32 {
     u32::try_from(shard).expect("invariant: there are at most 128 shards")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keypeg_store::Peer;
+
+    #[test]
+    fn a_refused_move_names_the_live_servers_alone() {
+        let server = |name: &str, is_live| ServerStatus {
+            peer: Peer { name: name.into(), address: "192.0.2.1:8000".into() },
+            is_live,
+            silent_ms: 0,
+            owns: Vec::new(),
+            follows: Vec::new(),
+        };
+        let servers = vec![server("s0", true), server("s1", false), server("s2", true)];
+        let status =
+            ClusterStatus { store: String::new(), store_silent_ms: 0, servers, shards: Vec::new() };
+        assert_eq!(live_names(status), ["s0", "s2"]);
+    }
 }
