@@ -21,7 +21,7 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 const KILLED: u8 = 128 + 9;
 
 /// How a command has ended.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// The command has ended by itself or by a signal.
     Ended {
@@ -95,21 +95,15 @@ impl Supervision {
         };
         self.job.take_terminal_back();
         self.watchdog.finish();
-        match &outcome {
-            // exec was stopped, and the watchdog has ended the command. Both ends are seen at once.
-            Outcome::Ended { .. } if guard.valid_until().is_none() => {
-                Outcome::LeaseEnded(guard.ended().await)
+        match outcome {
+            Outcome::Ended { code } => {
+                let lost = match guard.valid_until() {
+                    None => Some(guard.ended().await),
+                    Some(_) => None,
+                };
+                outcome_of(code, lost, known_end.is_some_and(|end| end <= Instant::now()))
             }
-            // It was stopped after a renewal, before the watchdog knew of that.
-            Outcome::Ended { code: KILLED }
-                if known_end.is_some_and(|end| end <= Instant::now()) =>
-            {
-                Outcome::Stopped
-            }
-            Outcome::Ended { .. }
-            | Outcome::LeaseEnded(_)
-            | Outcome::Stopped
-            | Outcome::Stuck(_) => outcome,
+            Outcome::LeaseEnded(_) | Outcome::Stopped | Outcome::Stuck(_) => outcome,
         }
     }
 
@@ -219,6 +213,39 @@ impl Supervision {
         if !self.is_quiet {
             let words = remaining.words();
             print_message(&format!("the command has ended; {words} are left and are ended"));
+        }
+    }
+}
+
+/// Returns what an end of the command means. `lost` is why the lease has ended, if it has; `is_late`
+/// says that the end of the lease that the watchdog knows has passed.
+fn outcome_of(code: u8, lost: Option<LeaseEnd>, is_late: bool) -> Outcome {
+    match lost {
+        // exec was stopped, and the watchdog has ended the command. Both ends are seen at once.
+        Some(cause) => Outcome::LeaseEnded(cause),
+        // It was stopped after a renewal, before the watchdog knew of that.
+        None if code == KILLED && is_late => Outcome::Stopped,
+        None => Outcome::Ended { code },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A stop of `exec` between a renewal and the report of it to the watchdog is too short to be
+    /// caused from outside.
+    #[test]
+    fn a_command_that_its_watchdog_has_killed_did_not_end_by_itself() {
+        for (code, is_late, expected) in [
+            (0, false, Outcome::Ended { code: 0 }),
+            (0, true, Outcome::Ended { code: 0 }),
+            (KILLED, false, Outcome::Ended { code: KILLED }),
+            (KILLED, true, Outcome::Stopped),
+        ] {
+            assert_eq!(outcome_of(code, None, is_late), expected, "{code}, {is_late}");
+            let lost = outcome_of(code, Some(LeaseEnd::MaxHold), is_late);
+            assert_eq!(lost, Outcome::LeaseEnded(LeaseEnd::MaxHold), "{code}, {is_late}");
         }
     }
 }
