@@ -319,6 +319,7 @@ mod tests {
         assert!(end > before, "it is renewed");
         assert!(end <= received + length, "counted from the answer");
     }
+
     /// A renewal never shortens a lease. An earlier one whose answer was lost can have moved the end
     /// further.
     #[tokio::test]
