@@ -199,6 +199,10 @@ impl Cluster for NodeView {
         self.view.begin_move(number, server)
     }
 
+    fn is_moving(&self, shard: usize, server: &str) -> bool {
+        self.shard(shard).is_some_and(|shard| self.view.is_moving(shard, server))
+    }
+
     fn peer_secret(&self) -> [u8; 32] {
         self.secret
     }

@@ -34,6 +34,10 @@ pub trait Cluster: fmt::Debug + Send + Sync {
     /// stops. [`Cluster::status`] shows when it has taken the shard over.
     fn move_shard(&self, shard: usize, server: &str) -> Result<(), MoveError>;
 
+    /// Returns whether a move that this server has begun goes on. It ends when the other server has
+    /// taken the shard over, has died, or has not taken it over while it could.
+    fn is_moving(&self, shard: usize, server: &str) -> bool;
+
     /// Returns the secret that only the servers of one installation know: a request that presents it
     /// was forwarded by one of them.
     fn peer_secret(&self) -> [u8; 32];

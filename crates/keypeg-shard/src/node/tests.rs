@@ -308,6 +308,24 @@ fn a_shard_moves_by_hand_and_stays() {
     first.stop();
 }
 
+/// Otherwise this server would hand the shard over again each time that it has it back.
+#[test]
+fn a_shard_that_the_other_server_does_not_take_over_comes_back_and_stays() {
+    let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new(Guarantee::Chained));
+    let identity = installation(&log);
+    let first = Server::start("one", Arc::clone(&log), &identity);
+    wait_for("all shards", || (first.owned() == usize::from(SHARDS)).then_some(()));
+    // The second server follows the shards, and the log refuses each of its takeovers.
+    let refusing = Watched::alone(log, Arc::new(AtomicBool::new(true)));
+    let second = Server::start("two", Arc::new(refusing), &identity);
+    wait_for("the other server", || first.view.move_shard(0, "two").is_ok().then_some(()));
+    wait_for("the hand-over", || (first.view.place(0) != Place::Here).then_some(()));
+    wait_for("the shard", || (first.view.place(0) == Place::Here).then_some(()));
+    assert!(!first.view.is_moving(0, "two"));
+    second.stop();
+    first.stop();
+}
+
 /// A follower that reads on while the owner appends reads each frame by itself, and keeps the store
 /// busy with that.
 #[test]

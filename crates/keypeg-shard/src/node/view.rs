@@ -150,6 +150,9 @@ impl View {
 
     /// Notes that this server serves a shard, or no longer.
     pub(super) fn set_here(&self, shard: Shard, control: Option<ShardControl>) {
+        if control.is_some() {
+            self.end_move(shard);
+        }
         let view = self.shard(shard);
         let mut facts = view.facts();
         facts.role = if control.is_some() { ShardRole::Owner } else { ShardRole::Loading };
@@ -194,24 +197,31 @@ impl View {
             (name.clone(), Arc::new(Peer { name: text, address }))
         };
         servers.peers = servers.presences.iter().map(peer).collect();
-        let is_done = |(shard, server, since): &(Shard, String, Instant)| {
-            let target = servers.presences.iter().find(|(name, _)| name.as_str() == server);
-            passed_since(*since) > MOVE_MAX
-                || target.is_none_or(|(_, presence)| presence.owned.contains(*shard))
-        };
-        if servers.moved.as_ref().is_some_and(is_done) {
+        if servers.moved.as_ref().is_some_and(|moved| Self::has_ended(&servers, moved)) {
             servers.moved = None;
         }
+    }
+
+    /// Returns whether a move has ended: the other server has the shard, or will not take it over.
+    fn has_ended(servers: &Servers, moved: &(Shard, String, Instant)) -> bool {
+        let (shard, server, since) = moved;
+        let Some(target) = servers.live.names().find(|name| name.as_str() == server) else {
+            return true;
+        };
+        let claims = servers.presences.get(target).is_some_and(|it| it.owned.contains(*shard));
+        claims || passed_since(*since) > MOVE_MAX
+    }
+
+    /// Gives the move of a shard up, if this server hands it over by hand.
+    fn end_move(&self, shard: Shard) {
+        let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
+        servers.moved.take_if(|(moved, ..)| *moved == shard);
     }
 
     /// Returns the servers that should own a shard, the best one first.
     fn candidates(&self, servers: &Servers, shard: Shard) -> Vec<ServerName> {
         let mut order = owner_order(shard, servers.live.names().chain([&self.me]));
-        let is_first = |name: &ServerName| {
-            let mut moves =
-                servers.presences.values().filter_map(|presence| presence.moved.as_ref());
-            moves.any(|(moved, to)| *moved == shard && to == name.as_str())
-        };
+        let is_first = |name: &ServerName| servers.is_moved_to(shard, name);
         let is_pinned = |name: &ServerName| {
             servers.presences.get(name).is_some_and(|presence| presence.pinned.contains(shard))
         };
@@ -279,8 +289,7 @@ impl View {
     /// Returns whether a server hands this shard over to this one by hand.
     pub(super) fn is_moved_here(&self, shard: Shard) -> bool {
         let servers = self.servers.read().unwrap_or_else(PoisonError::into_inner);
-        let mut moves = servers.presences.values().filter_map(|presence| presence.moved.as_ref());
-        moves.any(|(moved, to)| *moved == shard && to == self.me.as_str())
+        servers.is_moved_to(shard, &self.me)
     }
 
     /// Notes that this server hands a shard over by hand.
@@ -300,6 +309,13 @@ impl View {
         }
         servers.moved = Some((shard, server.to_owned(), now()));
         Ok(())
+    }
+
+    /// Returns whether this server hands a shard over to this server by hand, and neither has the other
+    /// one taken it over nor has this one given that up.
+    pub(super) fn is_moving(&self, shard: Shard, server: &str) -> bool {
+        let servers = self.servers.read().unwrap_or_else(PoisonError::into_inner);
+        servers.moved.as_ref().is_some_and(|(moved, to, _)| *moved == shard && to == server)
     }
 
     /// Returns the shard that this server hands over by hand, and since when.
@@ -336,5 +352,13 @@ impl View {
         });
         let peer = found.and_then(|name| servers.peers.get(name));
         peer.map_or(Place::Unknown, |peer| Place::There(Arc::clone(peer)))
+    }
+}
+
+impl Servers {
+    /// Returns whether a server hands a shard over to this server by hand.
+    fn is_moved_to(&self, shard: Shard, server: &ServerName) -> bool {
+        let mut moves = self.presences.values().filter_map(|presence| presence.moved.as_ref());
+        moves.any(|(moved, to)| *moved == shard && to == server.as_str())
     }
 }

@@ -385,6 +385,10 @@ impl Cluster for View {
         Ok(())
     }
 
+    fn is_moving(&self, _: usize, _: &str) -> bool {
+        true
+    }
+
     fn peer_secret(&self) -> [u8; 32] {
         SECRET
     }

@@ -133,3 +133,32 @@ fn no_shard_moves_to_a_server_whose_heartbeat_does_not_change() {
     let unknown = MoveError::UnknownServer("two".into());
     assert_eq!(view.begin_move(Shard::FIRST, "two"), Err(unknown));
 }
+
+/// Lets time pass in which only the heartbeats of these servers change.
+fn pass_seconds(view: &View, seconds: u64, still: &[(&str, &str)], changing: &[(&str, &str)]) {
+    for second in 1..=seconds {
+        let (still, changing) = (beats(still, 1), beats(changing, 1 + second));
+        let now_us = view.now_us() + second * 1_000_000;
+        let mut servers = view.servers.write().expect("no panic");
+        servers.live.observe(&[still, changing].concat(), now_us);
+    }
+    view.observe(&[beats(still, 1), beats(changing, 1 + seconds)].concat());
+}
+
+/// Otherwise this server would hand the shard over and take it back, each second of a minute.
+#[test]
+fn a_move_ends_when_its_target_has_died_or_has_left_the_shard_to_this_server() {
+    let two = ("two", "http://two:1 ready=f");
+    let dying = view(&[two]);
+    assert_eq!(dying.begin_move(Shard::FIRST, "two"), Ok(()));
+    pass_seconds(&dying, 3, &[two], &[]);
+    assert!(dying.is_moving(Shard::FIRST, "two"));
+    pass_seconds(&dying, 5, &[two], &[]);
+    assert!(!dying.is_moving(Shard::FIRST, "two"));
+    let leaving = view(&[two]);
+    assert_eq!(leaving.begin_move(Shard::FIRST, "two"), Ok(()));
+    leaving.end_move(Shard::new(1));
+    assert!(leaving.is_moving(Shard::FIRST, "two"), "another shard");
+    leaving.end_move(Shard::FIRST);
+    assert!(!leaving.is_moving(Shard::FIRST, "two"));
+}
