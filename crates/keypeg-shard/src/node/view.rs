@@ -197,19 +197,21 @@ impl View {
             (name.clone(), Arc::new(Peer { name: text, address }))
         };
         servers.peers = servers.presences.iter().map(peer).collect();
-        if servers.moved.as_ref().is_some_and(|moved| Self::has_ended(&servers, moved)) {
+        if servers.moved.as_ref().is_some_and(|moved| self.has_ended(&servers, moved)) {
             servers.moved = None;
         }
     }
 
     /// Returns whether a move has ended: the other server has the shard, or will not take it over.
-    fn has_ended(servers: &Servers, moved: &(Shard, String, Instant)) -> bool {
+    fn has_ended(&self, servers: &Servers, moved: &(Shard, String, Instant)) -> bool {
         let (shard, server, since) = moved;
         let Some(target) = servers.live.names().find(|name| name.as_str() == server) else {
             return true;
         };
         let claims = servers.presences.get(target).is_some_and(|it| it.owned.contains(*shard));
-        claims || passed_since(*since) > MOVE_MAX
+        // A claim from before this server took the shard over.
+        let is_old_claim = self.shard(*shard).facts().role == ShardRole::Owner;
+        claims && !is_old_claim || passed_since(*since) > MOVE_MAX
     }
 
     /// Gives the move of a shard up, if this server hands it over by hand.

@@ -145,6 +145,20 @@ fn pass_seconds(view: &View, seconds: u64, still: &[(&str, &str)], changing: &[(
     view.observe(&[beats(still, 1), beats(changing, 1 + seconds)].concat());
 }
 
+/// Otherwise a shard that has just moved here could not move back.
+#[test]
+fn a_move_goes_on_although_its_target_says_that_it_still_owns_the_shard() {
+    let two = ("two", "http://two:1 owned=1 ready=1");
+    let view = view(&[two]);
+    view.shard(Shard::FIRST).facts().role = ShardRole::Owner;
+    assert_eq!(view.begin_move(Shard::FIRST, "two"), Ok(()));
+    observe(&view, &[two], 2);
+    assert!(view.is_moving(Shard::FIRST, "two"), "this server owns the shard");
+    view.shard(Shard::FIRST).facts().role = ShardRole::Loading;
+    observe(&view, &[two], 3);
+    assert!(!view.is_moving(Shard::FIRST, "two"), "its target has taken the shard over");
+}
+
 /// Otherwise this server would hand the shard over and take it back, each second of a minute.
 #[test]
 fn a_move_ends_when_its_target_has_died_or_has_left_the_shard_to_this_server() {
