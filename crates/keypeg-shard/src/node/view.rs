@@ -358,9 +358,11 @@ impl View {
 }
 
 impl Servers {
-    /// Returns whether a server hands a shard over to this server by hand.
+    /// Returns whether a live server hands a shard over to this server by hand. The heartbeat of a
+    /// server that was killed stays in the store.
     fn is_moved_to(&self, shard: Shard, server: &ServerName) -> bool {
-        let mut moves = self.presences.values().filter_map(|presence| presence.moved.as_ref());
-        moves.any(|(moved, to)| *moved == shard && to == server.as_str())
+        let mut live =
+            self.live.names().filter_map(|name| self.presences.get(name)?.moved.as_ref());
+        live.any(|(moved, to)| *moved == shard && to == server.as_str())
     }
 }

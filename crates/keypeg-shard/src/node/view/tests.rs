@@ -176,3 +176,18 @@ fn a_move_ends_when_its_target_has_died_or_has_left_the_shard_to_this_server() {
     leaving.end_move(Shard::FIRST);
     assert!(!leaving.is_moving(Shard::FIRST, "two"));
 }
+
+/// The heartbeat of a server that was killed stays in the store.
+#[test]
+fn a_server_that_was_killed_moves_no_shard() {
+    let live = [("one", "a ready=f"), ("two", "a ready=f")];
+    let names = ["one", "two"].map(name);
+    let [best, other] =
+        [0, 1].map(|rank| owner_order(Shard::FIRST, names.iter())[rank].to_string());
+    let moved = format!("a move=0>{other}");
+    let killed = ("killed", &*moved);
+    let view = view(&[live[0], live[1], killed]);
+    assert_eq!(preferred(&view), (Some(other), true));
+    pass_seconds(&view, 5, &[killed], &live);
+    assert_eq!(preferred(&view), (Some(best), false));
+}
