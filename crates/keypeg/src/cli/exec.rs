@@ -170,6 +170,7 @@ async fn start(
 ) -> Result<(Job, Watchdog), Failure> {
     signals.control_job().map_err(|error| handler_failure(&error))?;
     let grant = guard.grant();
+    refuse_nul(&grant.key.0, &grant.key_id)?;
     let mut given = vec![
         (&*args.variable, grant.key.0.clone()),
         (variables::KEY_ID, grant.key_id.clone()),
@@ -198,6 +199,18 @@ async fn start(
     }
     job.proceed();
     Ok((job, watchdog))
+}
+
+/// The HTTP API takes such a value, but no variable can have it.
+fn refuse_nul(value: &str, key_id: &str) -> Result<(), Failure> {
+    if !value.contains('\0') {
+        return Ok(());
+    }
+    let message = format!(
+        "the value of the key {key_id} has a NUL character, which no environment variable can have: \
+         \"keypeg quarantine {key_id}\" takes the key out of rotation"
+    );
+    Err(Failure::new(exit::DATA, message))
 }
 
 /// Keeps the key alive; returns when the key or its pool no longer exists.

@@ -78,6 +78,18 @@ fn the_environment_has_the_key_under_the_given_name_and_the_lease_on_request() {
 }
 
 #[test]
+fn a_value_that_no_variable_can_have_is_refused_with_the_id_of_its_key() {
+    let server = server(&[], 60.0);
+    let delete = format!("DELETE /v1/pools/ci/keys/{}", key(&server)["id"].as_str().unwrap());
+    assert_eq!(server.client().ask(&delete).status, 204);
+    let import = json!({ "values": ["a\0b"] });
+    server.client().send("POST /v1/pools/ci/keys", &import).is(201, &json!({}));
+    let next_step = format!("\"keypeg quarantine {}\"", key(&server)["id"].as_str().unwrap());
+    check(exec(&url(&server), &[], ""), 65, &next_step);
+    assert_eq!(key(&server)["state"], "available");
+}
+
+#[test]
 fn a_command_whose_lease_was_lost_before_its_release_ends_with_75() {
     let server = server(&[], 3600.0);
     let proxy = Proxy::to(server.addr());
