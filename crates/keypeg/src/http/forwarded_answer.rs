@@ -30,6 +30,8 @@ pub(super) struct ForwardedAnswer {
     stream: Option<StreamWatch>,
     /// The room that the answer takes until the client has accepted it.
     room: Option<Box<Held>>,
+    /// What the answer holds, and its client.
+    held: Option<Box<(RequestPeer, [Option<Held>; 2])>>,
 }
 
 /// What ends a stream of events before its sender does.
@@ -76,7 +78,7 @@ impl ForwardedAnswer {
         on_end: impl FnOnce() + Send + Sync + 'static,
         stream: Option<StreamWatch>,
     ) -> Self {
-        Self { incoming, on_end: Some(Box::new(on_end)), stream, room: None }
+        Self { incoming, on_end: Some(Box::new(on_end)), stream, room: None, held: None }
     }
 
     /// Returns whether it is a stream of events.
@@ -98,6 +100,19 @@ impl ForwardedAnswer {
         self.room.take().map(|room| *room)
     }
 
+    /// Keeps what the answer holds until its last bytes have arrived, and then until the client has
+    /// accepted them: hyper sends what has arrived so far as if it were all.
+    pub(super) fn hold(&mut self, peer: RequestPeer, held: [Option<Held>; 2]) {
+        self.held = Some(Box::new((peer, held)));
+    }
+
+    fn note_last_bytes(&mut self) {
+        if let Some(held) = self.held.take() {
+            let (peer, held) = *held;
+            peer.hold(held, false);
+        }
+    }
+
     /// Returns the next bytes to send; `None` at the end.
     pub(super) fn poll_bytes(
         &mut self,
@@ -107,9 +122,13 @@ impl ForwardedAnswer {
             match Pin::new(&mut self.incoming).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     let Some(bytes) = data(frame) else { continue };
+                    if self.incoming.is_end_stream() {
+                        self.note_last_bytes();
+                    }
                     return Poll::Ready(Some(Ok(bytes)));
                 }
                 Poll::Ready(None) => {
+                    self.note_last_bytes();
                     if let Some(on_end) = self.on_end.take() {
                         on_end();
                     }

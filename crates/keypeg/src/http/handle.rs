@@ -9,7 +9,7 @@ use super::date::HttpDate;
 use super::dispatch::Checked;
 use super::error::Problem;
 use super::forward::{self, Forwarded};
-use super::message::{Request, Response, waited};
+use super::message::{Body, Request, Response, waited};
 use super::metrics::Family;
 use super::origin::{Origin, Sender};
 use super::request_log::RequestLog;
@@ -103,7 +103,15 @@ pub(super) async fn handle(
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     let is_stream = response.body().is_event_stream();
-    peer.hold([in_flight, response.body_mut().take_held()], is_stream);
+    let held = [in_flight, response.body_mut().take_held()];
+    if let Body::Forwarded(answer) = response.body_mut()
+        && !is_stream
+    {
+        peer.hold([None, None], is_stream);
+        answer.hold(peer, held);
+    } else {
+        peer.hold(held, is_stream);
+    }
     response
 }
 

@@ -1,11 +1,11 @@
 //! A request reaches the server of its pool, whichever server gets it, and is applied once.
 
 use super::double::{Installation, SECRET};
-use crate::support::{Answer, Client, TempDir, eventually};
+use crate::support::{Answer, Client, TempDir, eventually, small_socket_from};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, TcpListener};
+use std::net::{Ipv4Addr, Shutdown, TcpListener};
 use std::time::Duration;
 
 const NOTHING: Value = Value::Null;
@@ -399,6 +399,32 @@ fn the_history_of_all_pools_is_the_sum_of_all_servers() {
         assert_eq!(client.ask("HEAD /v1/history").status, 200);
         client.ask("GET /v1/pools/p2/history").is(200, &json!({ "pool": "p2" }));
     }
+}
+
+/// Regression: hyper flushes the part of a forwarded answer that has arrived, and the server took that for
+/// the whole answer. The unread answers of one caller had no bound.
+#[test]
+fn unread_answers_from_another_server_count_against_the_share_of_their_caller() {
+    let limits = ["--memory", "64MiB", "--write-rate", "0", "--write-timeout", "1h"];
+    let servers = Installation::start(&[&[], &limits]);
+    with_pool(&servers, 1_000);
+    let list = format!("GET {P1}/keys?limit=1000");
+    let mut unread = Vec::new();
+    let refused = loop {
+        assert!(unread.len() < 60, "unread answers have no bound");
+        let mut stream = small_socket_from(servers.addr(1), Ipv4Addr::LOCALHOST);
+        write!(stream, "{list} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        unread.push(stream);
+        let answer = servers.client(1).ask(&list);
+        if answer.status != 200 {
+            break answer;
+        }
+    };
+    refused.problem(429, "rate_limited");
+    drop(unread);
+    eventually("the room is free again", || {
+        (servers.client(1).ask(&list).status == 200).then_some(())
+    });
 }
 
 #[test]
