@@ -5,7 +5,9 @@
 
 use keypeg_openapi::problem_pages;
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 const OUTDATED: &str = "is outdated: run KEYPEG_BLESS=1 cargo test -p keypeg-openapi";
 
@@ -25,6 +27,34 @@ fn check_file(path: &str, expected: &str) {
     }
     let is_same = std::fs::read_to_string(workspace(path)).is_ok_and(|found| found == expected);
     assert!(is_same, "{path} {OUTDATED}");
+}
+
+/// Compares what a compressed file unpacks to, or writes it. Its bytes differ between versions of gzip.
+#[track_caller]
+fn check_gzip(path: &str, expected: &str) {
+    let gzip = |arguments: &[&str], input: &[u8]| {
+        let mut process = Command::new("gzip")
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("gzip is installed");
+        let mut stdin = process.stdin.take().expect("a pipe");
+        let input = input.to_vec();
+        let writing = std::thread::spawn(move || stdin.write_all(&input));
+        let output = process.wait_with_output().expect("gzip ends");
+        let is_written = writing.join().expect("no panic").is_ok();
+        (is_written && output.status.success()).then_some(output.stdout)
+    };
+    let is_same = || {
+        let unpacked = std::fs::read(workspace(path)).ok().and_then(|it| gzip(&["-dc"], &it));
+        unpacked.as_deref() == Some(expected.as_bytes())
+    };
+    if is_blessing() && !is_same() {
+        let packed = gzip(&["-9nc"], expected.as_bytes()).expect("gzip packs a text");
+        std::fs::write(workspace(path), packed).expect("the file is writable");
+    }
+    assert!(is_same(), "{path} {OUTDATED}");
 }
 
 /// Compares a directory, which must contain no other file, or writes it.
@@ -47,12 +77,16 @@ fn check_directory(path: &str, expected: &BTreeMap<String, String>) {
 
 #[test]
 fn the_published_document_matches_the_code() {
-    check_file("docs/openapi.json", &keypeg_openapi::document_json());
+    let document = keypeg_openapi::document_json();
+    check_file("docs/openapi.json", &document);
+    check_gzip("crates/keypeg/ui/docs/openapi.json.gz", &document);
 }
 
 #[test]
 fn the_published_reference_page_matches_the_code() {
-    check_file("crates/keypeg/ui/docs/reference.html", &keypeg_openapi::reference_page());
+    let page = keypeg_openapi::reference_page();
+    check_file("crates/keypeg/ui/docs/reference.html", &page);
+    check_gzip("crates/keypeg/ui/docs/reference.html.gz", &page);
 }
 
 /// Every code has a page, and there is no page without a code.

@@ -16,6 +16,7 @@ mod dashboard;
 mod date;
 mod dispatch;
 mod docs;
+mod embedded;
 mod error;
 mod event_stream;
 mod forward;

@@ -7,66 +7,65 @@
 
 mod problems;
 
+use super::embedded::EmbeddedFile;
 use super::error::Problem;
-use super::message::{Request, Response};
+use super::message::Request;
 use super::respond::HandlerResult;
-use bytes::Bytes;
 use hyper::Method;
-use hyper::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY,
-    X_CONTENT_TYPE_OPTIONS,
-};
+use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderValue};
 use keypeg_client::Code;
+use std::sync::LazyLock;
 
-const DOCUMENT: &str = include_str!("../../../../docs/openapi.json");
-const REFERENCE: &str = include_str!("../../ui/docs/reference.html");
+static DOCUMENT: LazyLock<EmbeddedFile> = LazyLock::new(|| {
+    EmbeddedFile::new("application/json", include_str!("../../../../docs/openapi.json"))
+        .with_gzip(include_bytes!("../../ui/docs/openapi.json.gz"))
+});
+static REFERENCE: LazyLock<EmbeddedFile> = LazyLock::new(|| {
+    EmbeddedFile::new(HTML, include_str!("../../ui/docs/reference.html"))
+        .with_gzip(include_bytes!("../../ui/docs/reference.html.gz"))
+});
+static STYLE: LazyLock<EmbeddedFile> = LazyLock::new(|| {
+    EmbeddedFile::new("text/css; charset=utf-8", include_str!("../../ui/docs/style.css"))
+});
 const HTML: &str = "text/html; charset=utf-8";
-const STYLE: &str = include_str!("../../ui/docs/style.css");
 /// A page loads its style sheet from this server, and nothing else.
 const POLICY: &str = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; \
                       frame-ancestors 'none'";
 
 /// Answers with the `OpenAPI` document.
 pub(super) fn openapi(request: &Request) -> HandlerResult {
-    fixed(request, "application/json", DOCUMENT)
+    file(request, &DOCUMENT)
 }
 
 /// Answers with the reference page.
 pub(super) fn page(request: &Request) -> HandlerResult {
-    fixed(request, HTML, REFERENCE)
+    file(request, &REFERENCE)
 }
 
 /// Answers with the style sheet of all pages.
 pub(super) fn style(request: &Request) -> HandlerResult {
-    fixed(request, "text/css; charset=utf-8", STYLE)
+    file(request, &STYLE)
 }
 
 /// Answers with the index of problem pages.
 pub(super) fn problems(request: &Request) -> HandlerResult {
-    fixed(request, HTML, problems::INDEX)
+    file(request, &EmbeddedFile::new(HTML, problems::INDEX))
 }
 
 /// Answers with the page of one error code; an unknown code has no route.
 pub(super) fn problem(request: &Request, word: &str) -> HandlerResult {
     let code = Code::from_word(word).ok_or_else(Problem::not_found)?;
-    fixed(request, HTML, problems::page(code))
+    file(request, &EmbeddedFile::new(HTML, problems::page(code)))
 }
 
-/// Builds an answer that never changes while the server runs.
-fn fixed(request: &Request, content_type: &'static str, body: &'static str) -> HandlerResult {
+/// Answers with a file that never changes while the server runs.
+fn file(request: &Request, file: &EmbeddedFile) -> HandlerResult {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(Problem::unrouted(request.uri().path()));
     }
-    let mut response = Response::new(Bytes::from_static(body.as_bytes()).into());
+    let mut response = file.answer(request);
     let headers = response.headers_mut();
-    for (name, value) in [
-        (CONTENT_TYPE, content_type),
-        (CONTENT_SECURITY_POLICY, POLICY),
-        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (REFERRER_POLICY, "no-referrer"),
-        (CACHE_CONTROL, "no-cache"),
-    ] {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     Ok(response)
 }

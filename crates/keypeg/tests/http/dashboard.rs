@@ -1,9 +1,13 @@
-//! The dashboard as files: who gets the page, how a browser keeps its files, and what it may load.
+//! The dashboard as files: who gets the page, how a browser keeps its files, and what it may load; and
+//! the compressed form of every embedded file that has one.
 //! Its behaviour in a browser is tested in `ui/test`.
 
-use crate::support::{Answer, Server};
+use crate::support::{Answer, Server, TempDir};
 use keypeg_client::routes::DASHBOARD_ROUTES;
 use serde_json::{Value, json};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::Command;
 
 const BROWSER: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
 
@@ -82,12 +86,15 @@ fn the_page_is_read_again_and_its_files_are_kept() {
     }
 }
 
+/// The compressed files that are embedded: two of the page, and the API document and its page.
 #[test]
 fn a_client_that_accepts_gzip_gets_the_large_files_compressed() {
     let server = Server::in_memory(&[]);
     let (_, files) = page_and_files(&server);
-    for path in &files {
-        let is_large = path.rsplit_once('.').is_some_and(|(_, kind)| kind != "svg");
+    for path in
+        files.iter().map(String::as_str).chain(["/openapi.json", "/docs", "/docs/style.css"])
+    {
+        let is_large = !path.contains("/icon-") && path != "/docs/style.css";
         let request = format!("HEAD {path}");
         let plain = ask(&server, &request, &[]);
         let length =
@@ -125,6 +132,33 @@ fn a_client_that_accepts_gzip_gets_the_large_files_compressed() {
             let other = ask(&server, &request, &[("if-none-match", &tag)]);
             assert_eq!(other.status, 200, "{path}");
         }
+    }
+}
+
+/// Returns what the compressed form of a file unpacks to.
+fn unpacked(server: &Server, path: &str) -> String {
+    let mut stream = TcpStream::connect(server.addr()).unwrap();
+    let head = "HTTP/1.1\r\nhost: localhost\r\naccept-encoding: gzip\r\nconnection: close";
+    stream.write_all(format!("GET {path} {head}\r\n\r\n").as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let head = answer.windows(4).position(|end| end == b"\r\n\r\n").unwrap() + 4;
+    let dir = TempDir::new();
+    let file = dir.path().join("body.gz");
+    std::fs::write(&file, &answer[head..]).unwrap();
+    let gzip = Command::new("gzip").arg("-dc").arg(file).output().unwrap();
+    assert!(gzip.status.success(), "{path}: {gzip:?}");
+    String::from_utf8(gzip.stdout).unwrap()
+}
+
+#[test]
+fn the_compressed_form_of_a_file_unpacks_to_the_plain_one() {
+    let server = Server::in_memory(&[]);
+    let (_, files) = page_and_files(&server);
+    let large = files.iter().map(String::as_str).filter(|path| !path.contains("/icon-"));
+    for path in large.chain(["/openapi.json", "/docs"]) {
+        let plain = ask(&server, &format!("GET {path}"), &[]).body;
+        assert!(unpacked(&server, path) == plain, "{path}: the two forms differ");
     }
 }
 
