@@ -87,6 +87,23 @@ fn a_backup_of_several_shards_whose_shards_are_mixed_up_or_missing_is_refused() 
     assert!(refused(&empty).contains("the backup is not consistent"));
 }
 
+/// The log can lose batches between the look at its end and the reading.
+#[test]
+fn a_backup_of_a_shard_whose_log_has_fewer_batches_than_before_fails() {
+    let mut original = Original::new(5);
+    let (bytes, _) = original.back_up();
+    let identity = ShardIdentity::of_backup(&mut &bytes[..], 1).unwrap();
+    let send = |_: Vec<u8>| Ok::<_, BackupRefused>(());
+    for (count, is_complete) in [(0, true), (1, false)] {
+        let mut backup = ShardsBackup::begin(&identity, 1, send).unwrap();
+        let mut snapshot = &bytes[..];
+        let parts =
+            ShardParts { shard: 0, snapshot: Some(&mut snapshot), count, batches: &mut |_| Ok(()) };
+        let written = backup.shard(parts);
+        assert_eq!(written.is_ok(), is_complete, "{count}: {written:?}");
+    }
+}
+
 /// An installation that began at the time of the restore refused the first snapshots of its shards:
 /// a backup can have reserved fewer tokens than microseconds have passed since 1970.
 #[test]
