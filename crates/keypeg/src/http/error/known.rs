@@ -10,6 +10,7 @@ impl Problem {
         let first = indices.first().copied().unwrap_or_default();
         let others = match indices.len() {
             0 | 1 => String::new(),
+            2 => ", and so is 1 more (see indices)".into(),
             count => format!(", and so are {} more (see indices)", count - 1),
         };
         let detail = format!(
