@@ -4,4 +4,5 @@
 mod modules;
 mod openapi;
 mod routes;
+mod test_script;
 mod tidy;
