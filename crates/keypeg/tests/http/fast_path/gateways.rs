@@ -58,7 +58,9 @@ fn verifications_of_gateways_are_answered_equally() {
             (0..cases.len()).flat_map(|index| [false, true].map(|it| format!("c{index}-{it}")))
         {
             let path = format!("/v1/pools/v-{pool}");
-            client.send(&format!("PUT {path}"), &json!({})).is(201, &json!({}));
+            // However long the other pools take, its lease runs until it is verified.
+            let policy = json!({ "lease_ttl_seconds": 3600 });
+            client.send(&format!("PUT {path}"), &policy).is(201, &json!({}));
             let values = json!({ "values": [pool] });
             client.send(&format!("POST {path}/keys"), &values).is(201, &json!({}));
             let lease = json!({ "holder": "a gateway" });
