@@ -93,7 +93,8 @@ pub struct SharedState {
     pub(crate) wait_outcomes: Vec<WaitOutcome>,
 }
 
-/// Which tokens are granted: those with this remainder, so that no two shards grant the same one.
+/// Which tokens a server grants: those that leave this remainder when they are divided by the number of
+/// shards, so that no two shards grant the same token. A server without shards grants all.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TokenClass {
     pub(crate) remainder: u64,
@@ -161,6 +162,7 @@ impl SharedState {
 
     /// Returns the next fencing token, and first reserves more tokens when none is left.
     pub(crate) fn take_token(&mut self, facts: &mut dyn FactSink) -> u64 {
+        // Without shards, an acquire is not to pay for a division.
         if self.token_class.divisor > 1 {
             self.next_token = self.token_class.first_from(self.next_token);
         }

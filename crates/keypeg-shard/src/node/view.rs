@@ -214,7 +214,7 @@ impl View {
         claims && !is_old_claim || passed_since(*since) > MOVE_MAX
     }
 
-    /// Gives the move of a shard up, if this server hands it over by hand.
+    /// Gives up the move of a shard by hand, if there is one.
     fn end_move(&self, shard: Shard) {
         let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
         servers.moved.take_if(|(moved, ..)| *moved == shard);
@@ -313,8 +313,8 @@ impl View {
         Ok(())
     }
 
-    /// Returns whether this server hands a shard over to this server by hand, and neither has the other
-    /// one taken it over nor has this one given that up.
+    /// Returns whether this server is handing a shard over to another server by hand: the other one has
+    /// not taken it over, and this one has not given the move up.
     pub(super) fn is_moving(&self, shard: Shard, server: &str) -> bool {
         let servers = self.servers.read().unwrap_or_else(PoisonError::into_inner);
         servers.moved.as_ref().is_some_and(|(moved, to, _)| *moved == shard && to == server)
@@ -358,8 +358,8 @@ impl View {
 }
 
 impl Servers {
-    /// Returns whether a live server hands a shard over to this server by hand. The heartbeat of a
-    /// server that was killed stays in the store.
+    /// Returns whether a live server is handing a shard over to the named one by hand. Heartbeats of
+    /// servers that were killed stay in the store, and do not count.
     fn is_moved_to(&self, shard: Shard, server: &ServerName) -> bool {
         let mut live =
             self.live.names().filter_map(|name| self.presences.get(name)?.moved.as_ref());
