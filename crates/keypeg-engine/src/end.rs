@@ -1,4 +1,5 @@
-//! How the engine ends the process: for an error of the disk, or for a panic of one of its threads.
+//! How the engine ends the process: for an error of the disk, for a panic of one of its threads, or
+//! because another server has its place.
 //!
 //! No reply that is not durable leaves after it. It does not know what failed, nor how the server
 //! writes its log: the server's hook does that.
@@ -6,7 +7,7 @@
 use std::sync::OnceLock;
 
 /// The exit code of a process that cannot write its journal: `EX_IOERR` of sysexits.h.
-const EXIT_IO: i32 = 74;
+pub(crate) const EXIT_IO: i32 = 74;
 
 static HOOK: OnceLock<fn()> = OnceLock::new();
 
@@ -23,11 +24,12 @@ fn call_hook() {
     }
 }
 
-/// Ends the process after an error of the disk, with 74.
-pub(crate) fn end_process(error: &impl std::fmt::Display, promise: &str) -> ! {
-    tracing::error!("{error}; {promise}");
+/// Logs why and ends the process with this exit code, without a clean stop: what follows is as after
+/// a kill.
+pub fn end_process(error: &impl std::fmt::Display, note: &str, code: i32) -> ! {
+    tracing::error!("{error}; {note}");
     call_hook();
-    std::process::exit(EXIT_IO)
+    std::process::exit(code)
 }
 
 /// Aborts the process when its thread panics, since the state it shares may be inconsistent.

@@ -7,7 +7,7 @@ use crate::backup::EngineBackups;
 use crate::checkpointer::Checkpointer;
 use crate::clock::Clock;
 use crate::disk::{Directory, Disk};
-use crate::end::{AbortOnPanic, end_process};
+use crate::end::{AbortOnPanic, EXIT_IO, end_process};
 use crate::permissions;
 use crate::preview::Preview;
 use crate::progress::CheckpointProgress;
@@ -255,7 +255,7 @@ fn spawn_checkpointer(checkpointer: Checkpointer) -> Result<JoinHandle<()>, Star
     let run = move || {
         let _guard = AbortOnPanic;
         if let Err(error) = checkpointer.run() {
-            end_process(&error, "the journal holds all acknowledged changes");
+            end_process(&error, "the journal holds all acknowledged changes", EXIT_IO);
         }
     };
     // Linux truncates thread names to 15 bytes.
@@ -274,6 +274,6 @@ fn run_or_exit(
     let (lanes, end) = (&mut lanes[..], LaneEnd::Closed);
     let mut run = Run { state, lanes, wakeup, lookups: None, stopping, cancels_waits, end };
     if let Err(error) = run.run() {
-        end_process(&error, "no change of the last batch was acknowledged");
+        end_process(&error, "no change of the last batch was acknowledged", EXIT_IO);
     }
 }

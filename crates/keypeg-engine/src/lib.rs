@@ -43,7 +43,7 @@ mod unlock;
 
 pub use clock::{Clock, ClockReading};
 pub use commit_log::{CommitLog, LogBatch};
-pub use end::{AbortOnPanic, set_exit_hook};
+pub use end::{AbortOnPanic, end_process, set_exit_hook};
 pub use engine::{Engine, check_data_dir, rotate_seal_key};
 pub use journal::SEGMENT_LEN;
 pub use replica::{Replica, ReplicaConfig, ReplicaError, SHARDS_MAX, ShardIdentity};

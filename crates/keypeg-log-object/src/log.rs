@@ -79,12 +79,11 @@ impl Inner {
         found.ok_or_else(|| LogError::Unavailable(text.to_owned()))
     }
 
-    async fn beat(&self, heartbeat: Heartbeat) -> Result<Vec<Heartbeat>, LogError> {
+    async fn beat(&self, heartbeat: Heartbeat) -> Result<(), LogError> {
         let mut bytes = BytesMut::new();
         bytes.put_u64_le(heartbeat.count);
         bytes.put_slice(heartbeat.address.as_bytes());
-        self.objects.put(&self.names.server(&heartbeat.server), bytes.freeze()).await?;
-        self.heartbeats().await
+        self.objects.put(&self.names.server(&heartbeat.server), bytes.freeze()).await
     }
 
     async fn heartbeats(&self) -> Result<Vec<Heartbeat>, LogError> {
@@ -182,7 +181,7 @@ impl SharedLog for ObjectLog {
         })
     }
 
-    fn beat<'a>(&'a self, heartbeat: &'a Heartbeat) -> Call<'a, Result<Vec<Heartbeat>, LogError>> {
+    fn beat<'a>(&'a self, heartbeat: &'a Heartbeat) -> Call<'a, Result<(), LogError>> {
         let heartbeat = heartbeat.clone();
         self.run(|inner| async move { inner.beat(heartbeat).await })
     }

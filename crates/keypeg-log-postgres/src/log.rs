@@ -245,7 +245,7 @@ impl SharedLog for PostgresLog {
         })
     }
 
-    fn beat<'a>(&'a self, heartbeat: &'a Heartbeat) -> Call<'a, Result<Vec<Heartbeat>, LogError>> {
+    fn beat<'a>(&'a self, heartbeat: &'a Heartbeat) -> Call<'a, Result<(), LogError>> {
         let heartbeat = heartbeat.clone();
         self.run(|inner| async move {
             let connection = inner.shared(&inner.control).await?;

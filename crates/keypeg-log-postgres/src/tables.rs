@@ -173,7 +173,7 @@ impl Tables<'_> {
         }
     }
 
-    pub(crate) async fn beat(&self, heartbeat: &Heartbeat) -> Result<Vec<Heartbeat>, LogError> {
+    pub(crate) async fn beat(&self, heartbeat: &Heartbeat) -> Result<(), LogError> {
         let Heartbeat { server, address, count } = heartbeat;
         let count = signed(*count);
         let schema = self.schema;
@@ -186,8 +186,7 @@ impl Tables<'_> {
         let remove =
             format!("delete from {schema}.server where beaten_at < now() - interval '1 day'");
         self.connection.execute(&beat, &[&server.as_str(), address, &count]).await?;
-        self.connection.execute(&remove, &[]).await?;
-        self.heartbeats().await
+        self.connection.execute(&remove, &[]).await.map(drop)
     }
 
     pub(crate) async fn heartbeats(&self) -> Result<Vec<Heartbeat>, LogError> {

@@ -90,11 +90,11 @@ pub trait SharedLog: fmt::Debug + Send + Sync {
     /// position of a paused server is exactly there.
     fn trim(&self, shard: Shard, through: u64) -> Call<'_, Result<(), LogError>>;
 
-    /// Stores the heartbeat of this server, and returns those of all servers, by name. A server that
-    /// watches others looks at whether their count changes, by its own clock.
-    fn beat<'a>(&'a self, heartbeat: &'a Heartbeat) -> Call<'a, Result<Vec<Heartbeat>, LogError>>;
+    /// Stores the heartbeat of this server, in place of the last one of its name.
+    fn beat<'a>(&'a self, heartbeat: &'a Heartbeat) -> Call<'a, Result<(), LogError>>;
 
-    /// Returns the heartbeats of all servers, by name, and stores none.
+    /// Returns the heartbeats of all servers, by name. A server that watches others looks at whether
+    /// their count changes, by its own clock.
     fn heartbeats(&self) -> Call<'_, Result<Vec<Heartbeat>, LogError>>;
 
     /// Removes the heartbeat of a server that has stopped.

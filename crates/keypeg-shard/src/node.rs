@@ -26,13 +26,13 @@ use keypeg_store::{
     BackupSource, Cluster, ClusterStatus, CoreLanes, EngineLane, Lane, MoveError, Place, Store,
     StoreMetrics,
 };
-use namesake::{LOOK_PAUSE, NAMESAKE_TIME, find_namesake, find_successor};
+use namesake::{Found, LOOK_PAUSE, NAMESAKE_TIME, find_namesake, find_successor, next_start};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use steward::Steward;
+use steward::{Beat, Steward};
 use view::View;
 use worker::Worker;
 
@@ -81,23 +81,31 @@ impl Node {
     pub fn start(options: NodeOptions) -> Result<(Self, Vec<CoreLanes>), NodeError> {
         let mut random = (options.random)();
         let secret = options.identity.peer_secret(options.seal.as_ref(), &mut *random)?;
-        if let Some(address) = find_namesake(&*options.log, &options.server, NAMESAKE_TIME)? {
-            return Err(NodeError::NameInUse { server: options.server.to_string(), address });
-        }
+        let last_start = match find_namesake(&*options.log, &options.server, NAMESAKE_TIME)? {
+            Found::Free { last_start } => last_start,
+            Found::InUse { address } => {
+                return Err(NodeError::NameInUse { server: options.server.to_string(), address });
+            }
+        };
         let options = Arc::new(options);
         let view = Arc::new(View::new(options.server.clone(), options.identity.shards()));
         let stopping = Arc::<AtomicBool>::default();
-        let mut first = [0; 4];
-        random.fill(&mut first);
+        let mut drawn = [0; 4];
+        random.fill(&mut drawn);
+        let first = u32::from_le_bytes(drawn);
         let mut steward = Steward {
             options: Arc::clone(&options),
             view: Arc::clone(&view),
             stopping: Arc::clone(&stopping),
             // A server that has started again must differ from its last heartbeat.
-            count: u64::from(u32::from_le_bytes(first)),
+            count: u64::from(first),
+            start: next_start(last_start, first),
         };
-        let sent = steward.beat()?;
-        if let Some(address) = find_successor(&*options.log, &sent, LOOK_PAUSE)? {
+        let successor = match steward.beat()? {
+            Beat::Sent(sent) => find_successor(&*options.log, &sent, LOOK_PAUSE)?,
+            Beat::NameInUse { address } => Some(address),
+        };
+        if let Some(address) = successor {
             return Err(NodeError::NameInUse { server: options.server.to_string(), address });
         }
         let mut cores = vec![CoreLanes { shards: Vec::new() }; options.lanes];

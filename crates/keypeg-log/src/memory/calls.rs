@@ -137,13 +137,8 @@ impl SharedLog for MemoryLog {
         })
     }
 
-    fn beat<'a>(&'a self, heartbeat: &'a Heartbeat) -> Call<'a, Result<Vec<Heartbeat>, LogError>> {
-        let (rules, heartbeat) = (self.rules, heartbeat.clone());
-        self.call(Err, move |contents| {
-            let mut after = contents.clone();
-            after.apply(Change::Beat(heartbeat.clone()), rules);
-            (Ok(after.heartbeats()), Some(Change::Beat(heartbeat.clone())))
-        })
+    fn beat<'a>(&'a self, heartbeat: &'a Heartbeat) -> Call<'a, Result<(), LogError>> {
+        self.change(Change::Beat(heartbeat.clone()))
     }
 
     fn heartbeats(&self) -> Call<'_, Result<Vec<Heartbeat>, LogError>> {

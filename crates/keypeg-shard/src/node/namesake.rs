@@ -1,7 +1,8 @@
-//! Whether another process runs under the name of a server that starts.
+//! Whether another process runs under the name of this server.
 //!
 //! Heartbeats decide nothing about shards, but two servers of one name overwrite each other's, and
-//! then take each other's shards. The log still fences them.
+//! then take each other's shards. The log still fences them. A server does not start while another
+//! one of its name runs, and ends when a later one runs.
 
 use super::clock::{now, passed_since, sleep};
 use super::presence::Presence;
@@ -13,26 +14,50 @@ pub(super) const NAMESAKE_TIME: Duration = Duration::from_millis(2_500);
 /// The pause between two looks, and between the first heartbeat and the look whether it has stayed.
 pub(super) const LOOK_PAUSE: Duration = Duration::from_millis(200);
 
-/// Returns the address of a server of this name, if its heartbeat changes. Returns at once if there is
-/// no heartbeat, as after a clean stop.
+/// What the heartbeats say about the name of a server that starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// No server sends heartbeats under this name; the last one has this number of its start.
+    Free { last_start: u64 },
+    /// A server at this address does.
+    InUse { address: String },
+}
+
+/// Finds out whether the heartbeat of a server of this name changes. Returns at once if there is no
+/// heartbeat, as after a clean stop.
 pub(super) fn find_namesake(
     log: &dyn SharedLog,
     name: &ServerName,
     time: Duration,
-) -> Result<Option<String>, LogError> {
-    let Some(found) = read(log, name)? else { return Ok(None) };
+) -> Result<Found, LogError> {
+    let Some(found) = read(log, name)? else { return Ok(Found::Free { last_start: 0 }) };
     let began = now();
     while passed_since(began) < time {
         sleep(LOOK_PAUSE.min(time));
         match read(log, name)? {
-            None => return Ok(None),
+            None => break,
             Some(next) if next.count != found.count => {
-                return Ok(Some(Presence::read(&next.address).address));
+                return Ok(Found::InUse { address: Presence::read(&next.address).address });
             }
             Some(_) => {}
         }
     }
-    Ok(None)
+    Ok(Found::Free { last_start: Presence::read(&found.address).start })
+}
+
+/// Returns the number of a start: greater than that of the last server of this name, and different
+/// from that of another process which starts at the same time.
+pub(super) fn next_start(last_start: u64, random: u32) -> u64 {
+    let generation = (last_start >> 32).saturating_add(1).min(u64::from(u32::MAX));
+    generation << 32 | u64::from(random)
+}
+
+/// Returns the address of a server of this name that has started later. The heartbeat of this server
+/// stood still for so long that another process could start: the machine was paused.
+pub(super) fn find_later(all: &[Heartbeat], name: &ServerName, start: u64) -> Option<String> {
+    let found = all.iter().find(|heartbeat| heartbeat.server == *name)?;
+    let Presence { address, start: other, .. } = Presence::read(&found.address);
+    (other > start).then_some(address)
 }
 
 /// Returns the address of a server of this name that has started at the same time, if its heartbeat
@@ -60,13 +85,30 @@ mod tests {
     use keypeg_log::memory::MemoryLog;
 
     #[test]
+    fn only_a_later_start_under_the_same_name_counts() {
+        let name = ServerName::new("one").expect("a name");
+        let (first, again) = (next_start(0, u32::MAX), next_start(next_start(0, u32::MAX), 0));
+        assert!(first < again && again < next_start(u64::MAX, 1));
+        let later = |server: &str, start| {
+            let name = ServerName::new(server).expect("a name");
+            let presence = Presence { address: "http://b:1".into(), start, ..Presence::default() };
+            vec![Heartbeat::new(name, &presence.to_string(), 7).expect("short")]
+        };
+        assert_eq!(find_later(&later("one", again), &name, first), Some("http://b:1".into()));
+        assert_eq!(find_later(&later("one", first), &name, again), None, "an earlier one");
+        assert_eq!(find_later(&later("one", first), &name, first), None, "itself");
+        assert_eq!(find_later(&later("two", again), &name, first), None, "another name");
+        assert_eq!(find_later(&[], &name, first), None);
+    }
+
+    #[test]
     fn a_server_that_was_killed_starts_again_under_its_name() {
         let log = MemoryLog::new(Guarantee::Chained);
         let name = ServerName::new("one").expect("a name");
-        let left = Heartbeat::new(name.clone(), "http://one:1", 7).expect("short");
+        let left = Heartbeat::new(name.clone(), "http://one:1 start=2a", 7).expect("short");
         keypeg_log::wait(log.beat(&left)).expect("the log answers");
         let found = find_namesake(&log, &name, Duration::from_millis(10));
-        assert_eq!(found.expect("the log answers"), None);
+        assert_eq!(found.expect("the log answers"), Found::Free { last_start: 42 });
     }
 
     #[test]

@@ -23,7 +23,7 @@ impl ShardSet {
     }
 }
 
-/// What a heartbeat says, as text in its address: `URL owned=HEX ready=HEX pinned=HEX move=N>NAME`.
+/// What a heartbeat says, as text in its address: `URL start=HEX owned=HEX ready=HEX pinned=HEX move=N>NAME`.
 /// A part that is left out is empty, and an unknown one is ignored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Presence {
@@ -37,6 +37,8 @@ pub(super) struct Presence {
     pub(super) pinned: ShardSet,
     /// The shard that it hands over to another server by hand.
     pub(super) moved: Option<(Shard, String)>,
+    /// Of two processes of one name, the later one has the greater number.
+    pub(super) start: u64,
 }
 
 impl Presence {
@@ -51,6 +53,7 @@ impl Presence {
                 "ready" => presence.ready = set,
                 "pinned" => presence.pinned = set,
                 "move" => presence.moved = read_move(value),
+                "start" => presence.start = u64::from_str_radix(value, 16).unwrap_or(0),
                 _ => {}
             }
         }
@@ -65,8 +68,11 @@ fn read_move(text: &str) -> Option<(Shard, String)> {
 
 impl fmt::Display for Presence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { address, owned, ready, pinned, moved } = self;
+        let Self { address, owned, ready, pinned, moved, start } = self;
         f.write_str(address)?;
+        if *start != 0 {
+            write!(f, " start={start:x}")?;
+        }
         for (name, set) in [("owned", owned), ("ready", ready), ("pinned", pinned)] {
             if set.0 != 0 {
                 write!(f, " {name}={:x}", set.0)?;
@@ -91,6 +97,7 @@ mod tests {
             ready: all,
             pinned: ShardSet::default(),
             moved: Some((Shard::new(127), name.to_string())),
+            start: u64::MAX,
         };
         for presence in [greatest, Presence { address: "http://a:1".into(), ..Presence::default() }]
         {

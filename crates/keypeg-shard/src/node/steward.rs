@@ -2,8 +2,11 @@
 //! shard over to a server that should own it.
 
 use super::clock::{now, passed_since};
+use super::namesake::find_later;
 use super::options::NodeOptions;
+use super::presence::Presence;
 use super::view::View;
+use keypeg_engine::end_process;
 use keypeg_log::{Heartbeat, LogError, ServerName, Shard};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,23 +22,44 @@ const BETTER_FOR: Duration = Duration::from_secs(8);
 /// After this time the other servers have read in a heartbeat to whom a shard moves.
 const READ_AFTER: Duration = Duration::from_millis(2_500);
 
+/// The exit code of a server whose name a later one uses: `EX_TEMPFAIL` of sysexits.h, as at a start.
+const EXIT_TEMPORARY: i32 = 75;
+
 /// The thread that keeps the heartbeat.
 pub(super) struct Steward {
     pub(super) options: Arc<NodeOptions>,
     pub(super) view: Arc<View>,
     pub(super) stopping: Arc<AtomicBool>,
     pub(super) count: u64,
+    /// The number of this start, see [`Presence::start`].
+    pub(super) start: u64,
+}
+
+/// What became of a heartbeat.
+#[derive(Debug)]
+pub(super) enum Beat {
+    /// It was sent.
+    Sent(Heartbeat),
+    /// It was not sent: a server at this address has started later under the same name.
+    NameInUse { address: String },
 }
 
 impl Steward {
-    /// Sends a heartbeat, which it returns, and reads those of the others.
-    pub(super) fn beat(&mut self) -> Result<Heartbeat, LogError> {
+    /// Reads the heartbeats of the others, and sends one.
+    pub(super) fn beat(&mut self) -> Result<Beat, LogError> {
+        let NodeOptions { log, server, address, .. } = &*self.options;
+        let mut all = keypeg_log::wait(log.heartbeats())?;
+        if let Some(address) = find_later(&all, server, self.start) {
+            return Ok(Beat::NameInUse { address });
+        }
         self.count += 1;
-        let presence = self.view.presence(&self.options.address).to_string();
-        let heartbeat = Heartbeat::new(self.options.server.clone(), &presence, self.count)?;
-        let heartbeats = keypeg_log::wait(self.options.log.beat(&heartbeat))?;
-        self.view.observe(&heartbeats);
-        Ok(heartbeat)
+        let presence = Presence { start: self.start, ..self.view.presence(address) };
+        let heartbeat = Heartbeat::new(server.clone(), &presence.to_string(), self.count)?;
+        keypeg_log::wait(log.beat(&heartbeat))?;
+        all.retain(|other| other.server != *server);
+        all.push(heartbeat.clone());
+        self.view.observe(&all);
+        Ok(Beat::Sent(heartbeat))
     }
 
     /// Runs until the node has stopped.
@@ -45,7 +69,13 @@ impl Steward {
         while !self.stopping.load(Ordering::Acquire) {
             thread::park_timeout(BEAT_EVERY);
             match self.beat() {
-                Ok(_) => error_text.clear(),
+                Ok(Beat::Sent(_)) => error_text.clear(),
+                Ok(Beat::NameInUse { address }) => {
+                    let server = &self.options.server;
+                    let error = format!("a server at {address} has the name {server} too");
+                    let why = "that server started while this one stood still, and goes on: this one ends";
+                    end_process(&error, why, EXIT_TEMPORARY);
+                }
                 Err(error) => {
                     let text = error.to_string();
                     if text != error_text {

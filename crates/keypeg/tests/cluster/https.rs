@@ -5,6 +5,7 @@
 use crate::bad_input::assert_explained;
 use crate::support::certificates::{Authority, TlsClient, VALID};
 use crate::support::{Server, TempDir, eventually, exit_of, keypeg};
+use rustix::process::{Signal, kill_process};
 use rustls::version::TLS13;
 use std::path::PathBuf;
 
@@ -58,6 +59,20 @@ fn a_second_server_of_one_name_ends_and_the_first_goes_on() {
         "{said}"
     );
     let mut client = first.client();
+    eventually("all shards are served", || (client.ask("GET /readyz").status == 200).then_some(()));
+}
+
+/// Both ran, and took each other's shards. Only the first one can end: the second cannot know of it.
+#[test]
+fn a_server_that_stood_still_while_another_started_under_its_name_ends() {
+    let (dir, authority) = (TempDir::new(), Authority::new());
+    let mut paused = HttpsServer::start(&dir, "a", &authority, &authority);
+    kill_process(paused.server.pid(), Signal::STOP).unwrap();
+    let later = HttpsServer::start(&dir, "a", &authority, &authority);
+    kill_process(paused.server.pid(), Signal::CONT).unwrap();
+    let status = eventually("the end of the first server", || paused.server.ended());
+    assert_eq!(status.code(), Some(75), "{status}");
+    let mut client = later.client();
     eventually("all shards are served", || (client.ask("GET /readyz").status == 200).then_some(()));
 }
 

@@ -30,8 +30,8 @@ pub(super) struct Watched {
     hides_others: bool,
     refuses: Arc<AtomicBool>,
     pub(super) before_read: BeforeRead,
-    /// Where the calls of two servers that list the heartbeats meet: after the first list and before
-    /// the second one.
+    /// Where the calls of two servers that list the heartbeats meet: after the list before their first
+    /// heartbeat, and before the list after it.
     pub(super) meeting: Option<Arc<Barrier>>,
     lists: AtomicU64,
     /// A heartbeat of another server, and when it comes.
@@ -113,15 +113,8 @@ impl SharedLog for Watched {
         self.log.trim(shard, through)
     }
 
-    fn beat<'a>(
-        &'a self,
-        heartbeat: &'a Heartbeat,
-    ) -> LogCall<'a, Result<Vec<Heartbeat>, LogError>> {
-        Box::pin(async move {
-            let mut all = self.log.beat(heartbeat).await?;
-            all.retain(|beat| !self.hides_others || beat.server == heartbeat.server);
-            Ok(all)
-        })
+    fn beat<'a>(&'a self, heartbeat: &'a Heartbeat) -> LogCall<'a, Result<(), LogError>> {
+        self.log.beat(heartbeat)
     }
 
     fn heartbeats(&self) -> LogCall<'_, Result<Vec<Heartbeat>, LogError>> {
@@ -132,15 +125,18 @@ impl SharedLog for Watched {
                     meeting.wait();
                 }
             };
-            meet(1);
+            meet(2);
             if let Some((at, heartbeat)) = &self.later
                 && *at <= now()
             {
                 self.log.beat(heartbeat).await?;
             }
-            let all = self.log.heartbeats().await;
-            meet(0);
-            all
+            let mut all = self.log.heartbeats().await?;
+            if self.hides_others {
+                all.clear();
+            }
+            meet(1);
+            Ok(all)
         })
     }
 
