@@ -29,6 +29,11 @@ pub(crate) fn parse_file_name(name: &str) -> Option<SegmentNumber> {
     (file_name(segment) == name).then_some(segment)
 }
 
+/// Returns whether a file of a data directory with this name is not complete.
+pub(crate) fn is_temporary(name: &str) -> bool {
+    name.ends_with(TEMPORARY) && is_ours(name)
+}
+
 /// Returns whether a file with this name belongs to a data directory.
 pub(crate) fn is_ours(name: &str) -> bool {
     let name = name.strip_suffix(TEMPORARY).unwrap_or(name);

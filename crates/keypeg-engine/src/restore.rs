@@ -15,7 +15,7 @@ mod terms;
 use crate::backup::{BackupError, ChunkKind, ChunkParser};
 use crate::disk::{Directory, Disk};
 use crate::keyset::KeySetDb;
-use crate::layout::{META, RESTORING, is_ours};
+use crate::layout::{META, RESTORING, is_ours, is_temporary};
 use crate::meta::Meta;
 use crate::preview::{NoFiles, Preview, Spill};
 use crate::record::REPLAYED_TOKEN_MAX;
@@ -203,13 +203,15 @@ fn restore_all(
     restored
 }
 
-/// Marks an empty directory as an incomplete restore; continues in one that is so marked.
+/// Marks an empty directory as an incomplete restore; continues in one that is so marked. A start
+/// that failed, as on a full disk, leaves files with temporary names alone: it has kept nothing.
 fn claim(disk: &dyn Disk, dir: &str) -> Result<(), RestoreError> {
     let names = disk.list().map_err(io("listing the data directory"))?;
     let has = |wanted: &str| names.iter().any(|name| name == wanted);
-    if has(RESTORING) && !has(META) {
-        remove_all(disk).map_err(io("removing the files of an incomplete restore"))?;
-    } else if names.iter().any(|name| name != LOST_AND_FOUND) {
+    let is_left = |name: &String| is_temporary(name) || name == LOST_AND_FOUND;
+    if has(RESTORING) && !has(META) || names.iter().all(is_left) {
+        remove_all(disk).map_err(io("removing the files of an incomplete restore or start"))?;
+    } else {
         return Err(RestoreError::NotEmpty(dir.to_owned()));
     }
     let marked = disk.create(RESTORING, 0).and_then(|file| file.sync());

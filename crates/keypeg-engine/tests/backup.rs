@@ -422,11 +422,13 @@ fn a_restore_into_a_directory_with_files_is_refused_and_changes_nothing() {
     let error = restore_onto(&mut &bytes[..], &onto, "dir", options.clone(), &mut SeededRandom(5));
     assert!(error.unwrap_err().to_string().contains("dir is not empty"));
     assert_eq!(original.disk.used(), before);
-    let disk = SimDisk::new();
-    disk.create("notes", 1).unwrap();
-    let onto: Arc<dyn Disk> = Arc::new(disk.clone());
-    restore_onto(&mut &bytes[..], &onto, "dir", options, &mut SeededRandom(5)).unwrap_err();
-    assert_eq!(disk.list().unwrap(), ["notes"]);
+    for name in ["notes", "notes.new", "keyset", "journal-000000000001"] {
+        let disk = SimDisk::new();
+        disk.create(name, 1).unwrap();
+        let (onto, options): (Arc<dyn Disk>, _) = (Arc::new(disk.clone()), options.clone());
+        restore_onto(&mut &bytes[..], &onto, "dir", options, &mut SeededRandom(5)).unwrap_err();
+        assert_eq!(disk.list().unwrap(), [name]);
+    }
 }
 
 /// The engine keeps the segments for a backup, but not without a bound: the journal would grow for

@@ -1,5 +1,5 @@
 //! How long a restored server holds a key whose lease had other terms than the policies at the
-//! backup, with and without a given length, and where its tokens begin.
+//! backup, with and without a given length, where its tokens begin, and what it removes.
 //!
 //! A lease keeps the terms of its grant, so the original can renew one beyond the present policy.
 
@@ -152,4 +152,23 @@ fn a_backup_after_a_stop_before_the_first_grant_is_restored() {
     let options = RestoreOptions { wall_ms: clock.wall_ms(), ..RestoreOptions::default() };
     let report = check_backup(&mut &bytes[..], options, &mut SeededRandom(5)).unwrap();
     assert!(report.keys == 2 && report.first_token > token, "{report:?} after {token}");
+}
+
+/// As a start on a full disk does. The restore asked for an empty directory, which an operator could
+/// only make by hand.
+#[test]
+fn a_restore_removes_what_a_start_that_failed_has_left() {
+    let clock = ManualClock::new();
+    let (bytes, _) = back_up(&clock);
+    let disk = SimDisk::new();
+    let left = ["meta.new", "journal-000000000001.new"];
+    for name in left {
+        disk.create(name, 100).unwrap();
+    }
+    let onto: Arc<dyn Disk> = Arc::new(disk.clone());
+    let wall_ms = clock.wall_ms();
+    let options = RestoreOptions { hold_us: Some(0), wall_ms, ..RestoreOptions::default() };
+    restore_onto(&mut &bytes[..], &onto, "dir", options, &mut SeededRandom(5)).unwrap();
+    assert!(disk.list().unwrap().iter().all(|name| !left.contains(&name.as_str())));
+    Driver::open(Arc::new(disk), &clock, 3).unwrap();
 }
