@@ -80,7 +80,7 @@ pub(crate) fn unlock(
         (Protection::Sealed { envelope, .. }, None) => {
             let key = envelope.key_id().ok_or_else(damaged)?;
             Err(StartError::Seal(format!(
-                "the data directory is sealed with the key {key}: give the file of that key with \
+                "the data is sealed with the key {key}: give the file of that key with \
                  --seal-key; nothing was changed"
             )))
         }

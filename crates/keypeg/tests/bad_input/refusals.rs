@@ -91,7 +91,7 @@ fn each_error_of_a_start_has_a_page() {
                 .into(),
         ),
         StartError::Seal(
-            "the data directory is sealed with the key 1f: give the file of that key with \
+            "the data is sealed with the key 1f: give the file of that key with \
              --seal-key; nothing was changed"
                 .into(),
         ),
