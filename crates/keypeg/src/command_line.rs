@@ -14,7 +14,7 @@ use crate::restore::{ContinueArgs, RestoreArgs};
 use crate::seal::SealCommand;
 use clap::builder::{PossibleValue, StyledStr};
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
-use clap::{Arg, Args, CommandFactory, Parser, Subcommand};
+use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::path::PathBuf;
 
 /// Server that lends API keys from pools under exclusive, durable leases with fencing tokens
@@ -74,8 +74,23 @@ impl Cli {
     pub fn read() -> Result<Self, Error> {
         let command = Self::command();
         refuse_empty_variables(&command)?;
-        Self::try_parse().map_err(|error| with_tips(error, &command))
+        let parsed = taking_negative_numbers(command.clone()).try_get_matches();
+        parsed
+            .and_then(|matches| Self::from_arg_matches(&matches))
+            .map_err(|error| with_tips(error, &command))
     }
+}
+
+/// Reads `--shards -1` as an option with its value, so that the error names the allowed range, in
+/// place of an unknown option `-1`.
+fn taking_negative_numbers(command: clap::Command) -> clap::Command {
+    let takes_value = |arg: &Arg| !arg.is_positional() && arg.get_action().takes_values();
+    command
+        .mut_args(|arg| match takes_value(&arg) {
+            true => arg.allow_negative_numbers(true),
+            false => arg,
+        })
+        .mut_subcommands(taking_negative_numbers)
 }
 
 /// Returns the arguments of the commands and of those below them.
