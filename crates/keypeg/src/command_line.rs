@@ -84,11 +84,10 @@ impl Cli {
 /// Reads `--shards -1` as an option with its value, so that the error names the allowed range, in
 /// place of an unknown option `-1`.
 fn taking_negative_numbers(command: clap::Command) -> clap::Command {
-    let takes_value = |arg: &Arg| !arg.is_positional() && arg.get_action().takes_values();
     command
-        .mut_args(|arg| match takes_value(&arg) {
-            true => arg.allow_negative_numbers(true),
-            false => arg,
+        .mut_args(|arg| {
+            let takes_value = !arg.is_positional() && arg.get_action().takes_values();
+            arg.allow_negative_numbers(takes_value)
         })
         .mut_subcommands(taking_negative_numbers)
 }
