@@ -33,6 +33,7 @@ pub fn open(config: &Config, lanes: usize) -> Result<OpenedStore, Failure> {
     if let Some(data) = &config.data {
         refuse_exposed(data)?;
     }
+    keypeg_engine::set_exit_hook(log::flush_streams);
     if let Some(settings) = &config.cluster {
         return open_shared(config, settings, lanes);
     }
@@ -48,7 +49,6 @@ pub fn open(config: &Config, lanes: usize) -> Result<OpenedStore, Failure> {
         seal: config.data.as_ref().and(config.seal.as_ref()).map(seal_options).transpose()?,
     };
     let (clock, random) = (Box::new(SystemClock::new()?), Box::new(SystemRandom::new()));
-    keypeg_engine::set_exit_hook(log::flush_streams);
     let started = Engine::start(&engine_config, clock, random);
     let (engine, lanes, report) = started.map_err(|error| {
         if let StartError::NotFound { .. } = &error {

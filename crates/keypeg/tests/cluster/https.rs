@@ -21,7 +21,8 @@ impl<'a> HttpsServer<'a> {
     fn start(dir: &TempDir, name: &str, authority: &'a Authority, trusted: &Authority) -> Self {
         let store = dir.path().join("store");
         std::fs::create_dir_all(&store).unwrap();
-        let log = dir.path().join(format!("{name}.log"));
+        let mut logs = (1..).map(|number| dir.path().join(format!("{name}-{number}.log")));
+        let log = logs.find(|log| !log.exists()).unwrap();
         let ca = trusted.write("ca.pem", &trusted.pem());
         let mut command = keypeg(&["--advertise", "https://localhost:0", "--server-name", name]);
         command.args(authority.args(&authority.server(VALID)));
@@ -72,6 +73,8 @@ fn a_server_that_stood_still_while_another_started_under_its_name_ends() {
     kill_process(paused.server.pid(), Signal::CONT).unwrap();
     let status = eventually("the end of the first server", || paused.server.ended());
     assert_eq!(status.code(), Some(75), "{status}");
+    // The last line of the log is written before the process ends.
+    assert!(paused.has_logged(&["ERROR", "https://localhost", "has the name a too"]));
     let mut client = later.client();
     eventually("all shards are served", || (client.ask("GET /readyz").status == 200).then_some(()));
 }
