@@ -1,6 +1,6 @@
 //! The options of `exec`, and what its exit code says about the lease.
 
-use super::{LATE, key, prepare, server, url};
+use super::{Kind, LATE, Run, key, prepare, server, url};
 use crate::support::late::unless_late;
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::{Server, TempDir, binary, eventually};
@@ -126,6 +126,34 @@ fn a_release_whose_answer_is_lost_is_repeated_and_is_no_loss() {
         }
         assert_eq!(key(&server)["state"], "available", "{fault:?}");
     }
+}
+
+/// A wait begins also while the pool cannot be read. If it still cannot after the grant, no command
+/// runs, and no other client has to wait for the end of the lease.
+#[test]
+fn a_key_whose_pool_cannot_be_read_is_released() {
+    let server = server(&[], 3600.0);
+    let proxy = Proxy::to(server.addr());
+    proxy.fail("GET /v1/pools/ci HTTP", Fault::Cut, usize::MAX);
+    let output = check(exec(&proxy.url(), &["--wait=10m"], "echo it runs"), 69, "");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "");
+    assert_eq!((proxy.requests("/leases HTTP"), proxy.requests("/release HTTP")), (1, 1));
+    assert_eq!(key(&server)["state"], "available");
+}
+
+/// Events and renewals show a deletion too: here neither arrives.
+#[test]
+fn a_keep_alive_of_a_deleted_key_ends_the_command() {
+    let server = server(&[], 3600.0);
+    let policy = json!({ "keepalive_ttl_seconds": 15 });
+    server.client().send("PUT /v1/pools/ci", &policy).is(200, &json!({}));
+    let proxy = Proxy::to(server.addr());
+    proxy.fail("/events", Fault::StallAnswer, usize::MAX);
+    proxy.fail("/renew", Fault::StallRequest, usize::MAX);
+    let mut run = Run::start(Kind::Plain, &proxy.url(), "").unwrap();
+    let id = key(&server)["id"].clone();
+    server.client().ask(&format!("DELETE /v1/pools/ci/keys/{}", id.as_str().unwrap()));
+    run.ends(75, "its key was deleted");
 }
 
 #[test]

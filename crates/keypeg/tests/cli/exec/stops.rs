@@ -1,6 +1,6 @@
 //! Stopping and continuing a command of `exec`: by a shell with job control, and by accident.
 
-use super::{Kind, LATE, Run, key, server, url, words};
+use super::{Kind, LATE, Run, is_available, key, server, url, words};
 use crate::support::late::unless_late;
 use crate::support::{TempDir, binary, eventually, skipped};
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -68,6 +68,27 @@ fn ctrl_z_stops_the_command_and_exec_and_fg_continues_both() {
     typed("exit\n");
     eventually("the shell ends", || shell.try_wait().unwrap());
     assert_eq!(key(&server)["state"], "available");
+}
+
+/// A shell without job control does not take the terminal back from a command.
+#[test]
+fn a_script_reads_from_the_terminal_after_its_command() {
+    if !is_available(Kind::Terminal) {
+        return;
+    }
+    let server = server(&[], 600.0);
+    let script = "\"$KEYPEG\" exec --pool ci -- true; read -r line; echo \"code-$? got-$line\"";
+    let mut command = words(&["script", "-qefc", script, "/dev/null"]);
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("KEYPEG", binary());
+    command.env("KEYPEG_SERVER", url(&server)).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut shell = command.spawn().unwrap();
+    // Open until the shell ends: the terminal would pass its end on.
+    let mut typed = shell.stdin.take().unwrap();
+    typed.write_all(b"one\n").unwrap();
+    let mut shown = String::new();
+    shell.stdout.take().unwrap().read_to_string(&mut shown).unwrap();
+    shell.wait().unwrap();
+    assert!(shown.contains("code-0 got-one"), "{shown}");
 }
 
 /// exec that does not run cannot see the end of the lease; the watchdog does. The command stops exec,
