@@ -89,7 +89,8 @@ impl BackupCheck {
     }
 }
 
-/// Restores a backup into a directory that is empty or does not exist. O(keys).
+/// Restores a backup into a directory that is empty, does not exist, or has only what a failed start
+/// left. O(keys).
 pub fn restore(
     backup: &mut dyn Read,
     path: &Path,
@@ -203,8 +204,9 @@ fn restore_all(
     restored
 }
 
-/// Marks an empty directory as an incomplete restore; continues in one that is so marked. A start
-/// that failed, as on a full disk, leaves files with temporary names alone: it has kept nothing.
+/// Marks an empty directory as an incomplete restore; continues in one that is so marked. A
+/// failed start, as on a full disk, leaves only files with temporary names. They hold no data: it
+/// removes them.
 fn claim(disk: &dyn Disk, dir: &str) -> Result<(), RestoreError> {
     let names = disk.list().map_err(io("listing the data directory"))?;
     let has = |wanted: &str| names.iter().any(|name| name == wanted);
