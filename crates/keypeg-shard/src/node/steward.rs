@@ -46,7 +46,7 @@ pub(super) enum Beat {
 
 impl Steward {
     /// Reads the heartbeats of all servers, and then sends one, unless a later server has this name. In
-    /// the other order this server would read only its own heartbeat under its name.
+    /// the other order it would mostly read its own heartbeat in place of that one.
     pub(super) fn beat(&mut self) -> Result<Beat, LogError> {
         let NodeOptions { log, server, address, .. } = &*self.options;
         let mut all = keypeg_log::wait(log.heartbeats())?;

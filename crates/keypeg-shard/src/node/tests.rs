@@ -8,7 +8,7 @@ mod sim_disk;
 mod watched_log;
 
 use super::clock::{now, passed_since, sleep};
-use super::{LOOK_PAUSE, Node, NodeError, NodeOptions, NodeView};
+use super::{Beat, LOOK_PAUSE, Node, NodeError, NodeOptions, NodeView, Steward};
 use keypeg_core::{Policy, PoolName};
 use keypeg_engine::state::JournalSizes;
 use keypeg_engine::{Clock, ClockReading, ShardIdentity};
@@ -245,6 +245,23 @@ fn a_second_server_of_one_name_does_not_start_while_the_first_runs() {
     first.stop();
     // A clean stop removes the heartbeat.
     Server::start("one", log, &identity).stop();
+}
+
+/// A paused server must not replace the heartbeat of the later one before it has looked at it: then it
+/// would see only its own.
+#[test]
+fn a_server_sends_no_heartbeat_once_a_later_one_has_its_name() {
+    let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new(Guarantee::Chained));
+    let identity = installation(&log);
+    let later = Server::start("one", Arc::clone(&log), &identity);
+    let NodeView { options, view, stopping, .. } = &*later.view;
+    let (options, view, stopping) = (options.clone(), view.clone(), stopping.clone());
+    let mut paused = Steward { options, view, stopping, count: 0, start: 1 };
+    let outcome = paused.beat().unwrap();
+    assert!(matches!(&outcome, Beat::NameInUse { address } if address == "http://one:1"));
+    let stored = keypeg_log::wait(log.heartbeats()).unwrap();
+    assert!(stored.len() == 1 && stored[0].count > 1, "{stored:?}");
+    later.stop();
 }
 
 /// Both find no heartbeat before either has sent one. Both ran, and took each other's shards.
