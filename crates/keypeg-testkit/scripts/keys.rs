@@ -403,7 +403,7 @@ fn a_key_without_keep_alive_is_never_purged_by_time() {
         acquire A
         release A quarantine
         restart
-        tick 700000s
+        tick 7000s
         show of:A             -> quarantined life=never
         delete v              -> deleted
         import v keepalive=false -> key_exists at=0

@@ -55,7 +55,7 @@ fn the_keep_alive_ttl_can_be_null_and_set_again() {
         "
         policy keepalive=null
         generate a b          -> created life=never
-        tick 400000s
+        tick 4000s
         show a                -> available life=never
         keepalive a           -> kept life=never
         counts                -> counts purge=never total=2
@@ -71,7 +71,7 @@ fn the_keep_alive_ttl_can_be_null_and_set_again() {
         keepalive all         -> kept count=2
         show a                -> available life=never
         acquire A             -> granted life=never
-        tick 604800s
+        tick 7000s
         counts                -> counts total=2 purge=never
         policy keepalive=10s
         keepalive a
