@@ -8,7 +8,7 @@ mod reload;
 
 pub use command::{NewSealKey, RotateSealKey, SealCommand};
 pub(crate) use key_file::read as read_seal_keys;
-pub(crate) use reload::watch;
+pub(crate) use reload::{watch, watch_store};
 
 use std::path::PathBuf;
 

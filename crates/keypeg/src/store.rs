@@ -73,6 +73,11 @@ fn open_shared(
 ) -> Result<OpenedStore, Failure> {
     let seal = config.seal.as_ref().map(seal_options).transpose()?;
     let opened = shared::open_for(config, settings, seal.as_ref())?;
+    let key = opened.0.identity.seal_key();
+    if let (Some(key), Some(options), Some(file)) = (key, &seal, &config.seal) {
+        tracing::info!(%key, "the values of keys are sealed in the store");
+        seal::watch_store(key, &options.keys, file.path.clone())?;
+    }
     node::start(config, settings, opened, seal, lanes)
 }
 

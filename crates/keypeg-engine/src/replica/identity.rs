@@ -6,7 +6,7 @@
 
 use crate::backup::{BackupError, meta_of};
 use crate::meta::{Meta, Protection};
-use crate::seal::SealOptions;
+use crate::seal::{SealKeyId, SealOptions};
 use crate::start::StartError;
 use crate::state::FIRST_TOKEN_MAX;
 use crate::unlock::{self, Unlocked};
@@ -124,6 +124,14 @@ impl ShardIdentity {
 
     pub(super) fn first_token(&self) -> u64 {
         self.first_token
+    }
+
+    /// Returns the key that seals the installation; `None` if it is not sealed.
+    pub fn seal_key(&self) -> Option<SealKeyId> {
+        match &self.meta.protection {
+            Protection::Plain { .. } => None,
+            Protection::Sealed { envelope, .. } => envelope.key_id(),
+        }
     }
 
     /// Checks that the seal keys of a server open the seal of the installation: an installation is

@@ -1,4 +1,5 @@
-//! Rereads the seal key file at SIGHUP: its first key seals the data directory from then on.
+//! Rereads the seal key file at SIGHUP: its first key seals the data directory from then on. The seal
+//! key of a store stays: its file is checked only, and messages say which key it must contain.
 //!
 //! A file that does not open the directory changes nothing, so the file on the disk and the
 //! directory fit each other at every moment, also after a crash.
@@ -8,26 +9,69 @@ use crate::SystemRandom;
 use crate::failure::{Failure, exit};
 use crate::reloads::Reloads;
 use crate::vital;
-use keypeg_engine::{SealControl, SealUse};
+use keypeg_engine::{SealControl, SealKeyId, SealKeys, SealUse};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 /// Starts a thread that rereads the file at each SIGHUP for as long as the seal exists.
 pub(crate) fn watch(control: &Arc<SealControl>, path: PathBuf) -> Result<(), Failure> {
-    let failed = |error| Failure::new(exit::OS, format!("cannot watch the seal key file: {error}"));
-    let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(failed)?;
-    let (control, reloads) = (Arc::downgrade(control), Reloads::join());
-    vital::spawn("keypeg-seal", move || runtime.block_on(reload(&control, &path, reloads)))
-        .map(drop)
-        .map_err(failed)
+    let control = Arc::downgrade(control);
+    spawn(move || Weak::upgrade(&control).map(|control| apply(&control, &path)).is_some())
 }
 
-async fn reload(control: &Weak<SealControl>, path: &Path, mut reloads: Reloads) {
-    loop {
-        reloads.requested().await;
-        let Some(control) = control.upgrade() else { return };
-        apply(&control, path);
-        reloads.done();
+/// Checks that the key of a sealed store is the first one of the file, and starts a thread that rereads
+/// the file at each SIGHUP.
+pub(crate) fn watch_store(key: SealKeyId, keys: &SealKeys, path: PathBuf) -> Result<(), Failure> {
+    warn_unless_first(key, keys, &path);
+    spawn(move || {
+        check_store(key, &path);
+        true
+    })
+}
+
+/// Starts a thread that calls `reread` at each SIGHUP, until it returns `false`.
+fn spawn(reread: impl Fn() -> bool + Send + 'static) -> Result<(), Failure> {
+    let failed = |error| Failure::new(exit::OS, format!("cannot watch the seal key file: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(failed)?;
+    let mut reloads = Reloads::join();
+    let run = async move {
+        loop {
+            reloads.requested().await;
+            if !reread() {
+                return;
+            }
+            reloads.done();
+        }
+    };
+    vital::spawn("keypeg-seal", move || runtime.block_on(run)).map(drop).map_err(failed)
+}
+
+fn check_store(key: SealKeyId, path: &Path) {
+    match key_file::read("--seal-key", path) {
+        Ok(keys) if keys.contains(key) => {
+            tracing::info!(%key, "reread the seal key file");
+            warn_unless_first(key, &keys, path);
+        }
+        Ok(keys) => tracing::error!(
+            "seal key file {}: it contains {keys}, and not the key {key}, which seals the store and its \
+             backups. The seal key of a store cannot be replaced: put the key {key} back. This server \
+             goes on with the key in its memory, and cannot start again without it",
+            path.display()
+        ),
+        Err(failure) => tracing::error!(
+            "{failure}; this server goes on with the key {key} in its memory, which seals the store, and \
+             cannot start again without it"
+        ),
+    }
+}
+
+fn warn_unless_first(key: SealKeyId, keys: &SealKeys, path: &Path) {
+    if keys.first().id() != key {
+        tracing::warn!(
+            "seal key file {}: its first key does not seal the store, because the seal key of a store \
+             cannot be replaced: keep the key {key} in the file",
+            path.display()
+        );
     }
 }
 

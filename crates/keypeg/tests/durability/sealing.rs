@@ -223,6 +223,46 @@ fn sighup_seals_with_the_first_key_and_refuses_a_file_without_the_one_before() {
     assert!(code == Some(75) && stderr.contains("send SIGHUP"), "{code:?}: {stderr}");
 }
 
+/// The seal key of a store cannot be replaced. An operator who followed the steps of a rotation had no
+/// message, and removed the only key of the store.
+#[test]
+fn sighup_names_the_key_that_a_store_needs_when_its_file_changes() {
+    let dir = TempDir::new();
+    let (key, new) = (new_key(&dir, "key"), new_key(&dir, "new"));
+    let [old_text, new_text] = [&key, &new].map(|path| std::fs::read_to_string(path).unwrap());
+    std::fs::create_dir(dir.path().join("store")).unwrap();
+    let url = format!("file://{}", dir.path().join("store").display());
+    let command = || {
+        let mut command = keypeg(&["--advertise", "http://127.0.0.1:0", "--shards", "2"]);
+        command.env("KEYPEG_STORE", &url).arg("--seal-key").arg(&key);
+        command
+    };
+    let server = Server::logged(&mut command(), &dir.path().join("log"));
+    let lines = |level: &str, of: &str| {
+        let log = log(&dir);
+        log.lines().filter(|line| line.contains(level) && line.contains(of)).count()
+    };
+    let hang_up = || kill_process(server.pid(), Signal::HUP).unwrap();
+    let rule = "seal key of a store cannot be replaced: ";
+    write_keys(&dir, &key, &[&old_text, &new_text]);
+    hang_up();
+    eventually("the reload", || (lines("INFO", "reread the seal key file") == 1).then_some(()));
+    assert_eq!((lines("WARN", rule), lines("ERROR", rule)), (0, 0));
+    write_keys(&dir, &key, &[&new_text, &old_text]);
+    hang_up();
+    eventually("a warning", || (lines("WARN", &format!("{rule}keep the key")) == 1).then_some(()));
+    write_keys(&dir, &key, &[&new_text]);
+    hang_up();
+    eventually("an error", || (lines("ERROR", &format!("{rule}put the key")) == 1).then_some(()));
+    drop(server);
+    // A start needs the key too, and warns if it is not the first one.
+    let (code, stderr) = exit_of(&mut command());
+    assert!(code == 78 && stderr.contains("is sealed with the key"), "{code}: {stderr}");
+    write_keys(&dir, &key, &[&new_text, &old_text]);
+    let _server = Server::logged(&mut command(), &dir.path().join("log"));
+    eventually("a warning", || (lines("WARN", &format!("{rule}keep the key")) == 2).then_some(()));
+}
+
 /// Two keys alternate in the first line of the file; the server is killed at a random moment after
 /// SIGHUP, or ends by itself. The file opens the directory each time.
 #[test]
