@@ -14,6 +14,11 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+/// Another server has appended to the log: this one does not own the shard.
+#[derive(Debug, thiserror::Error)]
+#[error("another server has taken shard {0} over")]
+pub(crate) struct Taken(Shard);
+
 /// Appends the batches of an engine to the log of its shard. The first one is the takeover frame.
 pub struct Appender<E, P> {
     pub(crate) log: Arc<dyn SharedLog>,
@@ -52,12 +57,7 @@ impl<E: Executor + Send, P: Patience + Send> CommitLog for Appender<E, P> {
                     self.owns = true;
                     return Ok(());
                 }
-                Append::Taken => {
-                    return Err(io::Error::other(format!(
-                        "another server has taken shard {} over",
-                        self.shard
-                    )));
-                }
+                Append::Taken => return Err(io::Error::other(Taken(self.shard))),
                 Append::Unknown(error) => {
                     if enabled(Sabotage::TrustUnknownAppend) {
                         self.tails.push(frame.tail(), self.payload.len());
@@ -65,7 +65,7 @@ impl<E: Executor + Send, P: Patience + Send> CommitLog for Appender<E, P> {
                         return Ok(());
                     }
                     attempt += 1;
-                    if !self.patience.wait(attempt) {
+                    if !self.patience.wait(attempt, &error) {
                         return Err(io::Error::other(error));
                     }
                     if enabled(Sabotage::OtherFrameAfterUnknown) {

@@ -1,7 +1,7 @@
 //! How a thread of a shard waits for its log. A server parks the thread; a simulation lets time pass
 //! and other servers act.
 
-use keypeg_log::Call;
+use keypeg_log::{Call, LogError};
 
 /// Runs calls of a log to their end.
 pub trait Executor {
@@ -11,6 +11,7 @@ pub trait Executor {
 
 /// How long an append is repeated whose outcome is not known.
 pub trait Patience {
-    /// Waits before the next try, which is the `attempt`th; returns false if there is to be none.
-    fn wait(&mut self, attempt: u32) -> bool;
+    /// Waits before the next try, which is the `attempt`th after this error; returns false if there is
+    /// to be none.
+    fn wait(&mut self, attempt: u32, error: &LogError) -> bool;
 }

@@ -5,7 +5,7 @@
 //! with what it has applied, or its takeover frame is refused: it is thrown away, and another one
 //! begins at the newest snapshot.
 
-use crate::appender::Appender;
+use crate::appender::{Appender, Taken};
 use crate::executor::{Executor, Patience};
 use crate::payload::Payload;
 use crate::snapshot::SnapshotReader;
@@ -15,7 +15,7 @@ use keypeg_core::{Policy, RandomSource};
 use keypeg_engine::checkpointer::{CheckpointError, Checkpointer};
 use keypeg_engine::disk::Disk;
 use keypeg_engine::state::EngineState;
-use keypeg_engine::{Clock, Replica, ReplicaConfig, ReplicaError, ShardIdentity};
+use keypeg_engine::{Clock, Replica, ReplicaConfig, ReplicaError, ShardIdentity, StartError};
 use keypeg_log::{Frame, FrameKind, LogError, ServerName, Shard, SharedLog, Snapshot, Tail};
 use std::fmt;
 use std::sync::Arc;
@@ -56,6 +56,16 @@ pub enum FollowError {
     /// The scratch database.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+}
+
+impl FollowError {
+    /// Returns whether a takeover failed because another server was faster.
+    pub fn is_taken(&self) -> bool {
+        let Self::Replica(ReplicaError::Start(StartError::Io { error, .. })) = self else {
+            return false;
+        };
+        error.get_ref().and_then(|cause| cause.downcast_ref::<Taken>()).is_some()
+    }
 }
 
 /// A read that returned fewer bytes of frames has usually reached the end of the log.

@@ -114,7 +114,8 @@ pub struct ShardStatus {
     pub snapshot: u64,
     /// The takeovers of the shard, by any server, that this one has seen since its start.
     pub takeovers: u64,
-    /// Why this server cannot follow the shard now; empty if it can.
+    /// Why this server cannot follow the shard now, or could not take it over while it has no owner;
+    /// empty if it can.
     pub error: String,
 }
 

@@ -2,6 +2,7 @@
 //! clock.
 
 mod backups;
+mod faults;
 #[path = "../../../keypeg-engine/tests/support/sim_disk.rs"]
 #[expect(dead_code, reason = "the crashes of a disk are tested with the engine")]
 mod sim_disk;

@@ -2,9 +2,10 @@
 //! not known.
 
 use super::clock::{now, passed_since, sleep};
+use super::view::View;
 use crate::executor::{Executor, Patience};
-use keypeg_log::Call;
-use keypeg_store::StoreMetrics;
+use keypeg_log::{Call, LogError, Shard};
+use keypeg_store::{ShardRole, StoreMetrics};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -25,22 +26,36 @@ impl Executor for ParkingExecutor {
     }
 }
 
+/// How long a takeover is repeated before its error is shown.
+const SHOWN_AFTER: Duration = Duration::from_secs(2);
+
 /// Repeats an append for half a minute, then gives the shard up.
 #[derive(Debug)]
 pub(super) struct ClockPatience {
     metrics: Arc<StoreMetrics>,
+    view: Arc<View>,
+    shard: Shard,
     /// When the append began whose outcome is not known.
     since: Option<Instant>,
 }
 
 impl ClockPatience {
-    pub(super) fn new(metrics: Arc<StoreMetrics>) -> Self {
-        Self { metrics, since: None }
+    pub(super) fn new(metrics: Arc<StoreMetrics>, view: Arc<View>, shard: Shard) -> Self {
+        Self { metrics, view, shard, since: None }
+    }
+
+    /// Shows why a takeover takes so long.
+    fn show(&self, error: &LogError) {
+        let (shard, mut facts) = (self.shard, self.view.shard(self.shard).facts());
+        if facts.role != ShardRole::Owner && facts.note_failed_takeover(error.to_string()) {
+            drop(facts);
+            tracing::warn!(%shard, "a shard cannot be taken over yet: {error}");
+        }
     }
 }
 
 impl Patience for ClockPatience {
-    fn wait(&mut self, attempt: u32) -> bool {
+    fn wait(&mut self, attempt: u32, error: &LogError) -> bool {
         self.metrics.append_retries.fetch_add(1, Ordering::Relaxed);
         if attempt == 1 {
             self.since = None;
@@ -48,6 +63,9 @@ impl Patience for ClockPatience {
         let since = *self.since.get_or_insert_with(now);
         if passed_since(since) >= PATIENCE {
             return false;
+        }
+        if passed_since(since) >= SHOWN_AFTER {
+            self.show(error);
         }
         let pause = FIRST_PAUSE.saturating_mul(1 << attempt.saturating_sub(1).min(10));
         sleep(pause.min(LONGEST_PAUSE));

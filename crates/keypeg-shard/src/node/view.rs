@@ -49,8 +49,10 @@ pub(super) struct Facts {
     pub(super) role: ShardRole,
     /// The server that has taken the shard over last, as far as this server has read.
     pub(super) owner: Option<String>,
-    /// When this server has read of that takeover, or has begun.
+    /// When this server has read of that takeover for the first time, or has begun.
     pub(super) owner_since: Instant,
+    /// When the present replica was made.
+    pub(super) begun: Instant,
     /// Whether the owner has handed the shard over.
     pub(super) is_released: bool,
     /// The position of the last frame that was appended or applied.
@@ -71,7 +73,12 @@ pub(super) struct Facts {
     taken_over_at: u64,
     /// Whether the log was read to its end once.
     was_at_end: bool,
+    /// Why the shard cannot be followed; empty if it can.
     pub(super) error: String,
+    /// The position that this server had reached when it found that out.
+    error_at: u64,
+    /// Why the shard was not taken over; empty if it was, or if it has an owner.
+    pub(super) takeover_error: String,
     /// What can end the engine of the shard, while this server owns it.
     pub(super) control: Option<ShardControl>,
     /// Whether the shard was moved here by hand.
@@ -113,6 +120,7 @@ impl View {
             role: ShardRole::Loading,
             owner: None,
             owner_since: began,
+            begun: began,
             is_released: false,
             position: 0,
             end: 0,
@@ -124,6 +132,8 @@ impl View {
             taken_over_at: 0,
             was_at_end: false,
             error: String::new(),
+            error_at: 0,
+            takeover_error: String::new(),
             control: None,
             is_pinned: false,
         };
@@ -256,7 +266,7 @@ impl View {
             Some(_) if passed_since(facts.owner_since) < CLAIM_MAX => true,
             Some(owner) => live.iter().any(|name| name.as_str() == owner && claims(name)),
             // Its takeover lies before the snapshot: only its heartbeat shows it.
-            None if facts.position > 0 && passed_since(facts.owner_since) < CLAIM_MAX => true,
+            None if facts.position > 0 && passed_since(facts.begun) < CLAIM_MAX => true,
             None => live.iter().any(claims),
         };
         if is_owned {

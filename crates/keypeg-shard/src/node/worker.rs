@@ -1,5 +1,8 @@
 //! The thread of one shard: it follows the shard's log, takes the shard over when it should, and
-//! serves it until another server owns it.
+//! serves it until another server owns it. Each time it lives with one replica.
+//!
+//! Invariant: a life that has failed is followed by a pause, so that no fault of the log, of the
+//! scratch files or of the memory makes this thread read the shard again and again.
 
 use super::clock::{now, passed_since, sleep};
 use super::options::NodeOptions;
@@ -10,7 +13,7 @@ use crate::follower::{EngineOptions, FollowError, FollowOptions, Follower, Progr
 use crate::ownership::shard_of_pool;
 use keypeg_core::{PoolName, RandomSource};
 use keypeg_engine::{ReplicaConfig, ReplicaError, ShardEnd, ShardEngine};
-use keypeg_log::Shard;
+use keypeg_log::{LogError, Shard};
 use keypeg_store::{EngineLane, RequestError, ShardRole};
 use std::io;
 use std::sync::Arc;
@@ -20,6 +23,9 @@ use std::time::{Duration, Instant};
 
 /// The pause after an error.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
+/// A shard that is lost earlier than this may be lost again at once, such as by scratch files that
+/// cannot be written.
+const SHORT_TENURE: Duration = Duration::from_secs(5);
 /// Frames after which a replica is made again from a newer snapshot, if there is one: what has ended
 /// by time stays in a replica.
 const FRAMES_MAX: u64 = 500_000;
@@ -51,19 +57,21 @@ impl Worker {
     /// Runs until the node stops.
     pub(super) fn run(mut self) {
         self.view.shard(self.shard).wakeup.listen();
+        let mut last_error = String::new();
         loop {
             match self.live() {
                 Ok(LifeEnd::Stopping) => break,
-                Ok(LifeEnd::Again) => self.note_error(String::new()),
+                Ok(LifeEnd::Again) => last_error.clear(),
                 Err(error) => {
-                    let is_usual = matches!(error, FollowError::BeginAgain { .. });
                     let text = error.to_string();
-                    if is_usual {
+                    // A log that was trimmed meanwhile is read again without trouble.
+                    if matches!(error, FollowError::BeginAgain { .. }) && text != last_error {
                         tracing::info!(shard = %self.shard, "{text}");
                     } else {
-                        self.note_error(text);
-                        self.rest(PAUSE_AFTER_ERROR);
+                        self.note_error(&error);
                     }
+                    last_error = text;
+                    self.pause(PAUSE_AFTER_ERROR);
                 }
             }
             if self.is_stopping() {
@@ -81,13 +89,23 @@ impl Worker {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Shows an error, and logs it when it is another one than before.
-    fn note_error(&self, text: String) {
-        let mut facts = self.view.shard(self.shard).facts();
-        if !text.is_empty() && facts.error != text {
+    /// Shows why the shard cannot be followed, and logs it when it is another reason than before.
+    fn note_error(&self, error: &FollowError) {
+        let text = error.to_string();
+        let is_brief = matches!(error, FollowError::Log(LogError::Unavailable(_)));
+        if self.view.shard(self.shard).facts().note_error(&text, is_brief) {
             tracing::warn!(shard = %self.shard, "a shard cannot be followed: {text}");
         }
-        facts.error = text;
+    }
+
+    /// Shows why the shard was not taken over, until it has an owner. Usually another server was faster.
+    fn note_failed_takeover(&self, error: &FollowError) {
+        let shard = self.shard;
+        if error.is_taken() {
+            tracing::info!(%shard, "the shard was not taken over: {error}");
+        } else if self.view.shard(shard).facts().note_failed_takeover(error.to_string()) {
+            tracing::warn!(%shard, "a shard cannot be taken over: {error}");
+        }
     }
 
     /// Lives with one replica.
@@ -144,9 +162,8 @@ impl Worker {
         };
         let follower = Follower::begin(follow, ParkingExecutor, &mut *self.random)?;
         let mut facts = self.view.shard(self.shard).facts();
-        facts.role = ShardRole::Loading;
-        (facts.owner, facts.owner_since) = (None, now());
-        (facts.is_released, facts.at_end) = (false, None);
+        (facts.role, facts.begun) = (ShardRole::Loading, now());
+        (facts.owner, facts.is_released, facts.at_end) = (None, false, None);
         (facts.position, facts.snapshot) = (follower.tail().position, follower.began_at());
         facts.end = facts.end.max(facts.position);
         Ok(follower)
@@ -156,12 +173,11 @@ impl Worker {
         let mut facts = self.view.shard(self.shard).facts();
         if facts.owner.as_deref() != follower.owner() {
             facts.owner = follower.owner().map(str::to_owned);
-            facts.owner_since = now();
         }
         facts.is_released = follower.is_released();
         facts.position = follower.tail().position;
         facts.note_takeover(follower.taken_over_at());
-        if progress != Progress::Behind {
+        if facts.is_at_end(progress) {
             facts.role = ShardRole::Following;
             facts.note_end();
             facts.error.clear();
@@ -204,15 +220,20 @@ impl Worker {
         };
         let snapshot = follower.began_at();
         let server = options.server.clone();
-        let patience = ClockPatience::new(Arc::clone(&options.metrics));
+        let patience =
+            ClockPatience::new(Arc::clone(&options.metrics), Arc::clone(&self.view), self.shard);
         let taken = follower.take_over(server, patience, (options.random)(), engine);
         let (state, tails) = match taken {
             Ok(taken) => taken,
             Err(error) => {
-                // Usually another server was faster.
-                tracing::info!(shard = %self.shard, "the shard was not taken over: {error}");
+                self.note_failed_takeover(&error);
+                // At different times, so that two servers do not hinder each other for long.
                 let pause = PAUSE_AFTER_ERROR.mul_f64(self.noise());
-                self.rest(pause);
+                if error.is_taken() {
+                    self.rest(pause);
+                } else {
+                    self.pause(PAUSE_AFTER_ERROR + pause);
+                }
                 return Ok(LifeEnd::Again);
             }
         };
@@ -227,12 +248,13 @@ impl Worker {
         let is_pinned = self.view.is_moved_here(self.shard);
         {
             let mut facts = self.view.shard(self.shard).facts();
-            (facts.owner, facts.owner_since) = (Some(options.server.to_string()), now());
+            facts.owner = Some(options.server.to_string());
             (facts.is_released, facts.vacant_since) = (false, None);
             facts.position = tenure.position();
             facts.note_end();
             facts.note_takeover(tenure.position());
             facts.error.clear();
+            facts.takeover_error.clear();
             facts.is_pinned = is_pinned;
         }
         self.view.set_here(self.shard, Some(control.clone()));
@@ -240,7 +262,8 @@ impl Worker {
         tracing::info!(shard = %self.shard, position = tenure.position(),
             took_ms = passed_since(began).as_millis(), "this server owns the shard");
         let snapshots = self.start_snapshots(control, Arc::clone(&tenure));
-        let (view, shard) = (&self.view, self.shard);
+        let (view, shard, mut is_lost) = (&self.view, self.shard, false);
+        let owned_since = now();
         engine.run(&mut self.lanes, |end| {
             view.set_here(shard, None);
             tenure.end();
@@ -250,12 +273,17 @@ impl Worker {
                     tracing::info!(%shard, "this server has handed the shard over");
                 }
                 ShardEnd::Lost(error) => {
+                    is_lost = true;
                     tracing::warn!(%shard, %error, "this server has lost the shard");
                 }
             }
         });
         if let Some(thread) = snapshots {
             thread.thread().unpark();
+        }
+        if is_lost && passed_since(owned_since) < SHORT_TENURE {
+            self.lanes.iter_mut().for_each(|lane| lane.refuse(&RequestError::NotOwner));
+            self.pause(PAUSE_AFTER_ERROR);
         }
         Ok(if self.is_stopping() { LifeEnd::Stopping } else { LifeEnd::Again })
     }
@@ -309,6 +337,12 @@ impl Worker {
             thread::park_timeout(left);
         }
         true
+    }
+
+    /// Waits for this time, whatever wakes this thread, unless the node stops.
+    fn pause(&self, time: Duration) {
+        let until = now() + time;
+        while !self.is_stopping() && self.rest(until.saturating_duration_since(now())) {}
     }
 
     /// Returns a random number from 0 to 1.

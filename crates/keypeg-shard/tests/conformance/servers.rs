@@ -10,7 +10,7 @@ use keypeg_core::{Limits, Policy, RandomSource as _};
 use keypeg_engine::checkpointer::Checkpointer;
 use keypeg_engine::state::{CallId, EngineState, JournalSizes};
 use keypeg_engine::{Clock, ClockReading, ReplicaConfig, SHARDS_MAX, ShardIdentity};
-use keypeg_log::{FrameId, ServerName, Shard, SharedLog, wait};
+use keypeg_log::{FrameId, LogError, ServerName, Shard, SharedLog, wait};
 use keypeg_shard::{
     EngineOptions, Executor, FollowOptions, Follower, Patience, Progress, SnapshotWriter, Tails,
     remove_older,
@@ -66,7 +66,7 @@ impl Executor for Waiting {
 }
 
 impl Patience for Waiting {
-    fn wait(&mut self, attempt: u32) -> bool {
+    fn wait(&mut self, attempt: u32, _: &LogError) -> bool {
         attempt < REPETITIONS
     }
 }

@@ -5,7 +5,7 @@ use crate::clients::Clients;
 use crate::machine::Machine;
 use keypeg_engine::ShardIdentity;
 use keypeg_log::memory::{Faults, MemoryLog};
-use keypeg_log::{Call, Guarantee};
+use keypeg_log::{Call, Guarantee, LogError};
 use keypeg_shard::{Executor, Patience};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
@@ -242,7 +242,7 @@ impl Executor for SimExecutor {
 }
 
 impl Patience for SimExecutor {
-    fn wait(&mut self, attempt: u32) -> bool {
+    fn wait(&mut self, attempt: u32, _: &LogError) -> bool {
         let world = self.0.upgrade().expect("the world lives while a machine acts");
         world.while_waiting();
         world.log.advance_to(world.now_us() + 50 * MS);

@@ -29,6 +29,12 @@ pub(super) struct Watched {
     log: Arc<dyn SharedLog>,
     hides_others: bool,
     refuses: Arc<AtomicBool>,
+    /// Whether the store has no space: no append is stored.
+    pub(super) is_full: Arc<AtomicBool>,
+    /// The position of the last frame before a hole in each shard; 0 without a hole.
+    pub(super) hole_above: Arc<AtomicU64>,
+    /// How often a replica of the first shard was begun.
+    pub(super) begun: Arc<AtomicU64>,
     pub(super) before_read: BeforeRead,
     /// Where the calls of two servers that list the heartbeats meet: after the list before their first
     /// heartbeat, and before the list after it.
@@ -41,10 +47,22 @@ pub(super) struct Watched {
 impl Watched {
     pub(super) fn new(log: Arc<dyn SharedLog>) -> Self {
         let before_read = BeforeRead::default();
-        let refuses = Arc::default();
+        let (refuses, is_full) = (Arc::default(), Arc::default());
+        let (hole_above, begun) = (Arc::default(), Arc::default());
         let lists = AtomicU64::default();
         let (meeting, later) = (None, None);
-        Self { log, hides_others: false, refuses, before_read, meeting, lists, later }
+        Self {
+            log,
+            hides_others: false,
+            refuses,
+            is_full,
+            hole_above,
+            begun,
+            before_read,
+            meeting,
+            lists,
+            later,
+        }
     }
 
     pub(super) fn alone(log: Arc<dyn SharedLog>, refuses: Arc<AtomicBool>) -> Self {
@@ -69,6 +87,10 @@ impl SharedLog for Watched {
         if self.refuses.load(Ordering::Relaxed) {
             return Box::pin(async { Append::Taken });
         }
+        if self.is_full.load(Ordering::Relaxed) {
+            let error = LogError::Unavailable("no space left on device".into());
+            return Box::pin(async { Append::Unknown(error) });
+        }
         self.log.append(frame)
     }
 
@@ -85,7 +107,20 @@ impl SharedLog for Watched {
         if let Some(act) = &self.before_read.0 {
             act();
         }
-        self.log.read(shard, above, bytes_max)
+        let end = self.hole_above.load(Ordering::Relaxed);
+        if end == 0 {
+            return self.log.read(shard, above, bytes_max);
+        }
+        Box::pin(async move {
+            let mut frames = self.log.read(shard, above, bytes_max).await?;
+            frames.retain(|frame| frame.position() <= end);
+            let (missing, found) = (end + 1, end + 2);
+            if frames.is_empty() {
+                Err(LogError::Hole { shard, missing, found })
+            } else {
+                Ok(frames)
+            }
+        })
     }
 
     fn put_part(
@@ -102,6 +137,7 @@ impl SharedLog for Watched {
     }
 
     fn snapshots(&self, shard: Shard) -> LogCall<'_, Result<Vec<Snapshot>, LogError>> {
+        self.begun.fetch_add(u64::from(shard == Shard::FIRST), Ordering::Relaxed);
         self.log.snapshots(shard)
     }
 

@@ -3,6 +3,7 @@
 //! It decides nothing. Invariant: an owner that is shown is live by the watcher's own clock.
 
 use super::{CLAIM_MAX, Facts, Servers, ShardView, View};
+use crate::follower::Progress;
 use crate::node::clock::{now, passed_since};
 use keypeg_log::{ServerName, Shard};
 use keypeg_store::{ClusterStatus, Peer, ServerStatus, ShardRole, ShardStatus};
@@ -14,8 +15,38 @@ impl Facts {
     /// before this server began.
     pub(in crate::node) fn note_takeover(&mut self, at: u64) {
         if at > self.taken_over_at {
-            self.taken_over_at = at;
+            (self.taken_over_at, self.owner_since) = (at, now());
             self.takeovers += u64::from(self.was_at_end);
+        }
+    }
+
+    /// Notes why the shard cannot be followed: by a store that does not answer, which ends by itself, or
+    /// by the log or this server. Returns whether it is another reason than before.
+    pub(in crate::node) fn note_error(&mut self, text: &str, is_brief: bool) -> bool {
+        let is_new = self.error != text;
+        text.clone_into(&mut self.error);
+        self.error_at = 0;
+        if !is_brief {
+            self.error_at = self.position;
+            (self.role, self.at_end) = (ShardRole::Loading, None);
+        }
+        is_new
+    }
+
+    /// Notes why the shard was not taken over. Returns whether it is another reason than before.
+    pub(in crate::node) fn note_failed_takeover(&mut self, text: String) -> bool {
+        let is_new = self.takeover_error != text;
+        self.takeover_error = text;
+        is_new
+    }
+
+    /// Returns whether a replica that has come so far shows the shard as it is. One that has failed
+    /// must come further than before: it reads the frames before the fault once more.
+    pub(in crate::node) fn is_at_end(&self, progress: Progress) -> bool {
+        match progress {
+            Progress::Behind => false,
+            Progress::NearEnd => self.error.is_empty() || self.position > self.error_at,
+            Progress::AtEnd => true,
         }
     }
 
@@ -48,10 +79,12 @@ impl View {
         let servers = self.servers.read().unwrap_or_else(PoisonError::into_inner);
         for (shard, view) in self.shards() {
             let mut facts = view.facts();
-            facts.unowned_since = match self.owner(&servers, shard, &facts) {
-                Some(_) => None,
-                None => facts.unowned_since.or_else(|| Some(now())),
-            };
+            if self.owner(&servers, shard, &facts).is_some() {
+                facts.unowned_since = None;
+                facts.takeover_error.clear();
+            } else {
+                facts.unowned_since.get_or_insert_with(now);
+            }
         }
     }
 
@@ -88,7 +121,7 @@ impl View {
         let behind = match facts.role {
             ShardRole::Owner => Duration::ZERO,
             ShardRole::Following | ShardRole::Loading => {
-                passed_since(facts.at_end.unwrap_or(facts.owner_since))
+                passed_since(facts.at_end.unwrap_or(facts.begun))
             }
         };
         ShardStatus {
@@ -102,7 +135,8 @@ impl View {
             behind_ms: millis(behind),
             snapshot: facts.snapshot,
             takeovers: facts.takeovers,
-            error: facts.error.clone(),
+            error: if facts.error.is_empty() { &facts.takeover_error } else { &facts.error }
+                .clone(),
         }
     }
 }
@@ -177,6 +211,27 @@ mod tests {
             shard.facts().note_takeover(at);
         }
         assert_eq!(view.status("").shards[0].takeovers, 2);
+    }
+
+    /// A server that read the same frames again and again showed the owner of long ago as the present
+    /// one, and was ready.
+    #[test]
+    fn a_takeover_that_is_read_again_makes_no_new_owner() {
+        let view = view(&[("two", "http://two:1")]);
+        let read = |at| {
+            let mut facts = view.shard(Shard::FIRST).facts();
+            facts.owner = Some("two".into());
+            facts.note_takeover(at);
+        };
+        let owner = || view.status("").shards.swap_remove(0).owner;
+        read(7);
+        assert_eq!(owner().as_deref(), Some("two"), "its heartbeat may not show it yet");
+        let earlier = now().checked_sub(2 * CLAIM_MAX).expect("the machine runs");
+        view.shard(Shard::FIRST).facts().owner_since = earlier;
+        read(7);
+        assert_eq!(owner(), None);
+        read(9);
+        assert_eq!(owner().as_deref(), Some("two"));
     }
 
     #[test]

@@ -1,0 +1,59 @@
+//! Faults that last: what a server shows of a shard that it cannot follow or take over, and how often
+//! it tries again.
+
+use super::watched_log::Watched;
+use super::{SHARDS, Server, installation, wait_for};
+use crate::node::clock::{now, passed_since};
+use keypeg_log::memory::MemoryLog;
+use keypeg_log::{Guarantee, SharedLog};
+use keypeg_store::{Cluster as _, ShardRole};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Such a server read the frames before the hole 120 times a second, and showed no error.
+#[test]
+fn a_server_that_a_hole_stops_says_so_and_reads_again_once_a_second() {
+    let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new(Guarantee::Chained));
+    let identity = installation(&log);
+    let first = Server::start("one", Arc::clone(&log), &identity);
+    wait_for("all shards", || (first.owned() == usize::from(SHARDS)).then_some(()));
+    let watched = Watched::new(Arc::clone(&log));
+    let (hole, begun) = (Arc::clone(&watched.hole_above), Arc::clone(&watched.begun));
+    hole.store(1, Ordering::Relaxed);
+    let start = now();
+    let second = Server::start("two", Arc::new(watched), &identity);
+    let status = || second.view.status().shards.swap_remove(0);
+    wait_for("the error", || status().error.contains("has no frame 2").then_some(()));
+    wait_for("further attempts", || {
+        let shown = status();
+        assert!(shown.error.contains("has no frame 2"), "{shown:?}");
+        assert_eq!(shown.role, ShardRole::Loading);
+        (begun.load(Ordering::Relaxed) >= 5).then_some(())
+    });
+    let (attempts, seconds) = (begun.load(Ordering::Relaxed), passed_since(start).as_secs());
+    assert!(attempts <= seconds + 2, "{attempts} in {seconds} s");
+    hole.store(0, Ordering::Relaxed);
+    wait_for("the end of the log", || (status().role == ShardRole::Following).then_some(()));
+    assert_eq!(status().error, "");
+    second.stop();
+    first.stop();
+}
+
+/// Heartbeats were stored meanwhile, so nothing showed why the shards had no owner.
+#[test]
+fn a_shard_that_cannot_be_taken_over_shows_why_until_it_has_an_owner() {
+    let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new(Guarantee::Chained));
+    let identity = installation(&log);
+    let watched = Watched::new(log);
+    let is_full = Arc::clone(&watched.is_full);
+    is_full.store(true, Ordering::Relaxed);
+    let server = Server::start("one", Arc::new(watched), &identity);
+    let errors = || server.view.status().shards.into_iter().map(|shard| shard.error);
+    wait_for("the errors", || {
+        errors().all(|error| error.contains("no space left on device")).then_some(())
+    });
+    is_full.store(false, Ordering::Relaxed);
+    wait_for("all shards", || (server.owned() == usize::from(SHARDS)).then_some(()));
+    assert!(errors().all(|error| error.is_empty()));
+    server.stop();
+}
