@@ -5,11 +5,11 @@
 //! Reading is done elsewhere: by `recover.rs` at a start and by `checkpointer.rs` afterwards.
 
 use crate::commit_log::{CommitLog, LogBatch};
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, is_full};
 use crate::frame::{
     ALIGN, BATCH_HEAD, BatchHead, SEGMENT_HEAD, SegmentHead, SegmentNumber, next_lsn, previous_lsn,
 };
-use crate::layout::{TEMPORARY, file_name};
+use crate::layout::{BALLAST, TEMPORARY, file_name};
 use crate::preallocator::{NextSegment, Preallocator, READY, ReadySegment};
 use crate::progress::CheckpointProgress;
 use keypeg_core::sabotage::{Sabotage, TestLimit, enabled, limit};
@@ -24,6 +24,8 @@ pub const SEGMENT_LEN: u64 = 16 << 20;
 /// Bytes at the end of the last segment that stay unused when no further segment is ready. A turn
 /// that only expires, purges and releases writes less.
 pub(crate) const LAST_SEGMENT_RESERVE: u64 = 2 << 20;
+/// The least room that the first segment of a start has after what the start writes.
+const FIRST_ROOM_MIN: u64 = 64 << 10;
 
 const _: () = assert!(LAST_SEGMENT_RESERVE < SEGMENT_LEN, "the reserve fits into a segment");
 
@@ -110,7 +112,7 @@ impl Journal {
     ///
     /// The segment is written and synced under a temporary name, so a later start finds it complete
     /// or not at all. A preallocated segment of its number is reused, so a start needs no space on
-    /// a full disk.
+    /// a full disk. Without one the segment is as short as the disk requires.
     pub(crate) fn begin(disk: &Arc<dyn Disk>, fresh: FreshSegment<'_>) -> io::Result<Self> {
         let FreshSegment { segment_len, head, unproven, counters, preallocated_len } = fresh;
         let mut body = Vec::new();
@@ -147,7 +149,7 @@ impl Journal {
                 disk.sync_dir()?;
                 (disk.open(&temporary)?, preallocated)
             }
-            None => (disk.create(&temporary, len)?, len),
+            None => create_first(&**disk, &temporary, len, offset)?,
         };
         file.write_at(0, &head.write())?;
         file.write_at(SEGMENT_HEAD as u64, &body)?;
@@ -382,6 +384,50 @@ impl std::fmt::Debug for Journal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { head, offset, lsn, .. } = self;
         write!(f, "Journal(segment {}, offset {offset}, position {})", head.segment, lsn.0)
+    }
+}
+
+/// Creates the file of the first segment. Only if a full disk has no room for `len` bytes, it is
+/// shorter, but has room after `needed` bytes; and only if there is no room for that either, the
+/// ballast is removed: the next checkpoint then frees space by deleting older segments.
+fn create_first(
+    disk: &dyn Disk,
+    name: &str,
+    len: u64,
+    needed: u64,
+) -> io::Result<(Box<dyn DiskFile>, u64)> {
+    match create_longest(disk, name, len, needed) {
+        Err(error) if is_full(&error) && disk.list()?.iter().any(|name| name == BALLAST) => {
+            disk.remove(BALLAST)?;
+            // A part of the ballast is left for the checkpoint.
+            create_longest(disk, name, len.min(needed + 2 * LAST_SEGMENT_RESERVE), needed)
+        }
+        created => created,
+    }
+}
+
+/// Creates a file of `len` bytes, or of the first half, quarter and so on for which the disk has
+/// room.
+fn create_longest(
+    disk: &dyn Disk,
+    name: &str,
+    mut len: u64,
+    needed: u64,
+) -> io::Result<(Box<dyn DiskFile>, u64)> {
+    loop {
+        match disk.create(name, len) {
+            Err(error) if is_full(&error) => {
+                // The file exists up to the length that could be written.
+                if disk.list()?.iter().any(|left| left == name) {
+                    disk.remove(name)?;
+                }
+                len /= 2;
+                if len < needed + FIRST_ROOM_MIN {
+                    return Err(error);
+                }
+            }
+            created => return created.map(|file| (file, len)),
+        }
     }
 }
 

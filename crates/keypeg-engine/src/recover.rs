@@ -82,10 +82,12 @@ pub(crate) fn examine(disk: &dyn Disk, must_exist: bool) -> Result<Option<Meta>,
                 .into(),
         ));
     }
-    let mut segments = names.iter().filter(|name| parse_file_name(name).is_some());
-    if !has(&temporary) && segments.next().is_some() {
+    // A creation writes the temporary file first, so without it these files are not a creation's.
+    let has_journal = names.iter().any(|name| parse_file_name(name).is_some());
+    if !has(&temporary) && (has_journal || has(KEYSET)) {
+        let part = if has_journal { "a journal" } else { "a key set" };
         return Err(StartError::Corrupt(format!(
-            "the data directory has a journal but no {META}: a part of it is missing. Put the file \
+            "the data directory has {part} but no {META}: a part of it is missing. Put the file \
              back, or restore the data directory from a backup; nothing was changed"
         )));
     }
@@ -94,13 +96,21 @@ pub(crate) fn examine(disk: &dyn Disk, must_exist: bool) -> Result<Option<Meta>,
     }
     // A creation that did not finish has served no client, so it starts again.
     let is_ours = |name: &&String| {
-        let part = [temporary.as_str(), KEYSET, BALLAST].contains(&name.as_str());
-        part || name.starts_with(JOURNAL_PREFIX)
+        [KEYSET, BALLAST].contains(&name.as_str()) || name.starts_with(JOURNAL_PREFIX)
     };
     for name in names.iter().filter(is_ours) {
-        disk.remove(name).map_err(io("removing the files of an interrupted first start"))?;
+        disk.remove(name).map_err(removing)?;
+    }
+    if has(&temporary) {
+        // Last: a crash leaves no other file without it.
+        disk.sync_dir().map_err(removing)?;
+        disk.remove(&temporary).map_err(removing)?;
     }
     Ok(None)
+}
+
+fn removing(error: std::io::Error) -> StartError {
+    io("removing the files of an interrupted first start")(error)
 }
 
 /// Opens the key set of an existing directory. The first version of Keypeg had none: such a

@@ -2,6 +2,7 @@
 //!
 //! It knows only the texts of the errors, not when one occurs.
 
+use crate::disk::is_full;
 use crate::seal::SealOptions;
 use keypeg_core::Policy;
 use std::path::PathBuf;
@@ -69,7 +70,7 @@ pub enum StartError {
         given: u64,
     },
     /// An operation on the disk failed.
-    #[error("{doing} failed: {error}")]
+    #[error("{doing} failed: {error}{}", next_step(error))]
     Io {
         /// The operation, as a phrase in -ing.
         doing: String,
@@ -92,6 +93,11 @@ pub(crate) fn corrupt(name: &str, offset: usize, why: &str) -> StartError {
         "{name} is damaged at byte {offset}: {why}. Restore the data directory from a backup; \
          nothing was changed"
     ))
+}
+
+/// Returns what to do after an error of the disk, to be appended to its message.
+fn next_step(error: &std::io::Error) -> &'static str {
+    if is_full(error) { ": free some MiB on the disk of the data directory" } else { "" }
 }
 
 /// Wraps an error of the disk with the operation that failed.

@@ -6,6 +6,7 @@ mod support;
 use keypeg_core::{
     BodyDigest, KeyRef, LeaseId, NewLabels, PolicyPatch, PoolName, Refusal, ReleaseOptions,
 };
+use keypeg_engine::StartError;
 use keypeg_engine::disk::Disk;
 use keypeg_engine::state::CallId;
 use keypeg_engine::state::{EngineState, JournalSizes};
@@ -21,6 +22,10 @@ const SEGMENT: u64 = (2 << 20) + 16_384;
 const JOURNAL: u64 = 1 << 40;
 
 fn open(disk: &SimDisk, clock: &ManualClock) -> Driver {
+    try_open(disk, clock).expect("opens")
+}
+
+fn try_open(disk: &SimDisk, clock: &ManualClock) -> Result<Driver, StartError> {
     let sizes = JournalSizes { segment: SEGMENT, journal: JOURNAL };
     let disk = Arc::new(disk.clone());
     let (engine, recovery) = EngineState::open(
@@ -29,13 +34,12 @@ fn open(disk: &SimDisk, clock: &ManualClock) -> Driver {
         &engine_config(),
         Box::new(clock.clone()),
         Box::new(SeededRandom(1)),
-    )
-    .expect("opens");
+    )?;
     let (clock, by) = (clock.clone(), Principal::Anyone);
     let mut driver = Driver { engine, recovery, clock, checkpointer: None, by };
     driver.checkpointer = driver.engine.take_checkpointer();
     driver.engine.start_preallocation(false).expect("the disk has space");
-    driver
+    Ok(driver)
 }
 
 fn is_full(reply: &Reply) -> bool {
@@ -149,6 +153,67 @@ fn a_checkpoint_frees_space_on_a_full_disk() {
         }
     }
     assert!(matches!(acquire(&mut driver), Reply::Granted { .. }), "segments were deleted");
+}
+
+/// A directory with a thousand keys and a lease, whose disk is full before a segment is preallocated.
+fn young_directory() -> (SimDisk, ManualClock, Driver, LeaseId) {
+    let (disk, clock) = (SimDisk::new(), ManualClock::new());
+    let mut driver = open(&disk, &clock);
+    driver.generate(1_000);
+    driver.checkpoint().expect("there is space");
+    let Reply::Granted { lease, .. } = acquire(&mut driver) else { panic!("a key is available") };
+    for name in Disk::list(&disk).expect("lists") {
+        if name.starts_with("journal") && name != "journal-000000000001" {
+            disk.delete(&name);
+        }
+    }
+    (disk, clock, driver, lease.id)
+}
+
+fn assert_all_is_there(driver: &mut Driver) {
+    let reply = driver.call(Call::GetPool { pool: default_pool() });
+    let Reply::Pool { pool, .. } = reply else { panic!("{reply:?}") };
+    assert_eq!((pool.counts.total(), pool.counts.leased), (1_000, 1));
+}
+
+/// An operator restarts a server whose disk is full, although that frees no space.
+#[test]
+fn a_full_disk_does_not_end_a_start() {
+    let (disk, clock, mut driver, _) = young_directory();
+    driver.checkpointer.as_ref().unwrap().ensure_ballast().unwrap();
+    for _ in 0..6 {
+        // Other programs take what the last start has freed.
+        disk.set_capacity(Some(disk.used()));
+        drop(driver);
+        driver = open(&disk, &clock);
+        assert_all_is_there(&mut driver);
+        // As in a server that runs for a short time: a checkpoint, and turns that delete segments.
+        driver.checkpoint().unwrap();
+        for _ in 0..100 {
+            clock.advance_ms(10);
+            driver.call(Call::GetPool { pool: default_pool() });
+        }
+    }
+}
+
+#[test]
+fn a_start_takes_the_space_that_is_left_and_resumes_when_there_is_more() {
+    for (free, starts) in [(10_000, false), (200_000, true)] {
+        let (disk, clock, driver, lease) = young_directory();
+        drop(driver);
+        disk.set_capacity(Some(disk.used() + free));
+        let opened = try_open(&disk, &clock);
+        assert_eq!(opened.is_ok(), starts, "{free} bytes");
+        disk.set_capacity(None);
+        let mut driver = opened.unwrap_or_else(|_| open(&disk, &clock));
+        assert_all_is_there(&mut driver);
+        // A full disk is tried again after a second.
+        clock.advance_ms(2_000);
+        let options = ReleaseOptions::default();
+        let released = driver.call(Call::Release { pool: default_pool(), lease, options });
+        assert!(matches!(released, Reply::Released { .. }), "{released:?}");
+        assert!(matches!(acquire(&mut driver), Reply::Granted { .. }), "there is space again");
+    }
 }
 
 /// A key that became available while the disk was full would have been granted to the first waiter,

@@ -209,6 +209,25 @@ fn a_missing_segment_or_file_is_refused_and_named() {
     assert_eq!(leased(&mut open(&disk, &clock)), 1);
 }
 
+/// An incomplete copy of a directory, such as its key set alone, was taken for an unfinished first
+/// start, and replaced by an empty directory.
+#[test]
+fn a_part_of_a_directory_is_refused_and_keeps_its_files() {
+    let kinds = ["meta", "keyset", "journal"];
+    for kept in 1..(1 << kinds.len()) - 1 {
+        let (disk, _) = used_directory();
+        for name in Disk::list(&disk).expect("lists") {
+            let kind = kinds.iter().position(|kind| name.starts_with(kind));
+            if kind.is_none_or(|kind| kept & 1 << kind == 0) {
+                disk.delete(&name);
+            }
+        }
+        let names = Disk::list(&disk).expect("lists");
+        assert!(open_error(&disk).contains("nothing was changed"), "{names:?}");
+        assert_eq!(Disk::list(&disk).expect("lists"), names);
+    }
+}
+
 #[test]
 fn a_missing_last_segment_is_noticed_because_the_next_one_is_preallocated() {
     let (disk, clock) = used_directory();
