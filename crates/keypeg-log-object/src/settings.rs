@@ -177,8 +177,8 @@ fn parse<K: FromStr>(name: &str) -> Result<K, LogError> {
 /// The URL itself is not shown: it can have a secret.
 fn invalid(what: &str) -> LogError {
     LogError::Unsuitable(format!(
-        "the URL of the store is not valid: {what}. Use s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or \
-         az://CONTAINER/PREFIX, with {PARAMETERS} and settings of the store such as region=NAME or \
+        "the URL of the store is not valid: {what}. Use s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, \
+         az://CONTAINER/PREFIX or, for servers on one machine, file:///DIRECTORY, with {PARAMETERS} and settings of the store such as region=NAME or \
          endpoint=URL; credentials come from the environment"
     ))
 }

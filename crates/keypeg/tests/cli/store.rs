@@ -28,6 +28,7 @@ fn a_store_that_cannot_be_used_is_refused_with_the_reason_and_without_its_passwo
         ("s3://b/p?secret_access_key=hidden", 78, "set it in the environment"),
         ("s3://b/p?regoin=hidden", 78, "regoin is not known"),
         ("file:///does/not/exist", 78, "create the directory first"),
+        ("file://relative/hidden", 78, "file:///DIRECTORY"),
         ("redis://u:hidden@h/0", 78, "the scheme of the URL is unknown"),
         ("hidden", 78, "use postgres://USER@HOST/DATABASE"),
     ] {
