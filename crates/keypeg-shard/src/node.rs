@@ -26,7 +26,9 @@ use keypeg_store::{
     BackupSource, Cluster, ClusterStatus, CoreLanes, EngineLane, Lane, MoveError, Place, Store,
     StoreMetrics,
 };
-use namesake::{Found, LOOK_PAUSE, NAMESAKE_TIME, find_namesake, find_successor, next_start};
+use namesake::{
+    Found, LOOK_PAUSE, NAMESAKE_TIME, count_frames, find_namesake, find_successor, next_start,
+};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -87,6 +89,7 @@ impl Node {
                 return Err(NodeError::NameInUse { server: options.server.to_string(), address });
             }
         };
+        let frames = count_frames(&*options.log, options.identity.shards())?;
         let options = Arc::new(options);
         let view = Arc::new(View::new(options.server.clone(), options.identity.shards()));
         let stopping = Arc::<AtomicBool>::default();
@@ -99,7 +102,7 @@ impl Node {
             stopping: Arc::clone(&stopping),
             // A server that has started again must differ from its last heartbeat.
             count: u64::from(first),
-            start: next_start(last_start, first),
+            start: next_start(last_start, frames, first),
         };
         let successor = match steward.beat()? {
             Beat::Sent(sent) => find_successor(&*options.log, &sent, LOOK_PAUSE)?,

@@ -6,7 +6,7 @@
 
 use super::clock::{now, passed_since, sleep};
 use super::presence::Presence;
-use keypeg_log::{Heartbeat, LogError, ServerName, SharedLog};
+use keypeg_log::{Heartbeat, LogError, ServerName, Shard, SharedLog};
 use std::time::Duration;
 
 /// How long the heartbeat of a server of this name must stand still: more than two heartbeats.
@@ -45,11 +45,25 @@ pub(super) fn find_namesake(
     Ok(Found::Free { last_start: Presence::read(&found.address).start })
 }
 
+/// The bits of the number of a start that are random.
+const RANDOM_BITS: u32 = 20;
+
 /// Returns the number of a start: greater than that of the last server of this name, and different
 /// from that of another process which starts at the same time.
-pub(super) fn next_start(last_start: u64, random: u32) -> u64 {
-    let generation = (last_start >> 32).saturating_add(1).min(u64::from(u32::MAX));
-    generation << 32 | u64::from(random)
+///
+/// A clean stop removes the heartbeat, and a paused server of the same name may remain from before. So
+/// the number is also greater than those of all starts before the newest frame, of which `frames` have
+/// been appended to all shards: each start of a server that took shards over has appended some.
+pub(super) fn next_start(last_start: u64, frames: u64, random: u32) -> u64 {
+    let generation = (last_start >> RANDOM_BITS).saturating_add(1).max(frames);
+    generation.min(u64::MAX >> RANDOM_BITS) << RANDOM_BITS
+        | u64::from(random) & ((1 << RANDOM_BITS) - 1)
+}
+
+/// Returns the number of frames that have been appended to all shards.
+pub(super) fn count_frames(log: &dyn SharedLog, shards: u16) -> Result<u64, LogError> {
+    let position = |shard| Ok(keypeg_log::wait(log.tail(Shard::new(shard)))?.position);
+    (0..shards).map(position).sum()
 }
 
 /// Returns the address of a server of this name that has started later. The heartbeat of this server
@@ -87,8 +101,12 @@ mod tests {
     #[test]
     fn only_a_later_start_under_the_same_name_counts() {
         let name = ServerName::new("one").expect("a name");
-        let (first, again) = (next_start(0, u32::MAX), next_start(next_start(0, u32::MAX), 0));
-        assert!(first < again && again < next_start(u64::MAX, 1));
+        let first = next_start(0, 0, u32::MAX);
+        let again = next_start(first, 0, 0);
+        assert!(first < again && again < next_start(u64::MAX, 0, 1));
+        assert!(again < next_start(0, 3, 0), "a clean stop has removed the heartbeat");
+        // An older version had 32 random bits.
+        assert!(7 << 32 | 5 < next_start(7 << 32 | 5, 3, 0));
         let later = |server: &str, start| {
             let name = ServerName::new(server).expect("a name");
             let presence = Presence { address: "http://b:1".into(), start, ..Presence::default() };

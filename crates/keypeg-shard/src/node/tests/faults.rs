@@ -4,6 +4,7 @@
 use super::watched_log::Watched;
 use super::{SHARDS, Server, installation, wait_for};
 use crate::node::clock::{now, passed_since};
+use crate::node::presence::Presence;
 use keypeg_log::memory::MemoryLog;
 use keypeg_log::{Guarantee, SharedLog};
 use keypeg_store::{Cluster as _, ShardRole};
@@ -56,4 +57,23 @@ fn a_shard_that_cannot_be_taken_over_shows_why_until_it_has_an_owner() {
     wait_for("all shards", || (server.owned() == usize::from(SHARDS)).then_some(()));
     assert!(errors().all(|error| error.is_empty()));
     server.stop();
+}
+
+/// A server stands still, a second one of its name stops cleanly, and a third one starts: the numbers
+/// began again at 1, so that the third one could end in place of the first.
+#[test]
+fn a_server_has_a_greater_number_than_all_before_it_also_after_clean_stops() {
+    let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new(Guarantee::Chained));
+    let identity = installation(&log);
+    let mut before = 0;
+    for _ in 0..6 {
+        let server = Server::start("one", Arc::clone(&log), &identity);
+        wait_for("all shards", || (server.owned() == usize::from(SHARDS)).then_some(()));
+        let sent = keypeg_log::wait(log.heartbeats()).unwrap().swap_remove(0);
+        let start = Presence::read(&sent.address).start;
+        assert!(start > before, "{start:x} after {before:x}");
+        before = start;
+        server.stop();
+        assert_eq!(keypeg_log::wait(log.heartbeats()), Ok(Vec::new()));
+    }
 }
