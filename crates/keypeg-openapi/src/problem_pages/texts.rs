@@ -81,7 +81,8 @@ const MALFORMED: ProblemPage = ProblemPage::new(
 
 const BAD_CURSOR: ProblemPage = ProblemPage::new(
     "The server did not issue this cursor, or no longer accepts it. A cursor of a list of \
-     keys is valid for one pool, and only until the server restarts.",
+     keys is valid for one pool, and only until the server restarts. If several servers share the \
+     pools, it is valid until another server takes the pool over, such as after a move of its shard.",
     &[
         "Restart the listing: send the request without `cursor`.",
         "Use each `next_cursor` unchanged, and only with the list that it came from.",
