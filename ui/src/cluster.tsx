@@ -5,8 +5,9 @@ import { count, length } from "./format";
 import type { Finding } from "./wrong";
 
 /** Findings of the servers and shards, the worst first. */
-export function clusterFindings({ servers, shards }: Cluster): Finding[] {
+export function clusterFindings({ servers, shards, store_error }: Cluster): Finding[] {
   const found: Finding[] = [];
+  if (store_error !== null) found.push({ level: "error", text: `The last heartbeat of this server failed: ${store_error}` });
   const unowned = shards.filter((shard) => shard.owner === null).map((shard) => shard.shard);
   if (unowned.length > 0) {
     const text = `No server serves the ${unowned.length === 1 ? "shard" : "shards"} ${ranges(unowned)}: requests for its pools wait, then are refused.`;
@@ -15,8 +16,17 @@ export function clusterFindings({ servers, shards }: Cluster): Finding[] {
   for (const { server, silent_seconds } of servers.filter((server) => !server.live)) {
     found.push({ level: "warning", text: `The server ${server} has sent no heartbeat for ${length(silent_seconds)}.` });
   }
-  for (const { shard, error } of shards) {
-    if (error !== null) found.push({ level: "warning", text: `This server cannot follow shard ${count(shard)}: ${error}` });
+  for (const { server, unreachable } of servers) {
+    if (unreachable !== null) found.push({ level: "error", text: `This server cannot reach the server ${server}: ${unreachable}` });
+  }
+  const open = servers.filter((server) => server.live && server.access_tokens === false).map((server) => server.server);
+  if (open.length > 0 && servers.some((server) => server.live && server.access_tokens === true)) {
+    const text = `The ${open.length === 1 ? "server" : "servers"} ${open.join(", ")} ${open.length === 1 ? "requires" : "require"} no access tokens, and others do.`;
+    found.push({ level: "error", text });
+  }
+  for (const { shard, owner, error } of shards) {
+    const what = owner === null ? "follow or take over" : "follow";
+    if (error !== null) found.push({ level: "warning", text: `This server cannot ${what} shard ${count(shard)}: ${error}` });
   }
   return found;
 }

@@ -843,11 +843,15 @@ export interface components {
             shards: components["schemas"]["ClusterShard"][];
             /** @description The store of the logs, in words for people. */
             store: string;
+            /** @description Why the last heartbeat of this server failed; null if it did not. */
+            store_error: string | null;
             /** @description For how long the store has not answered a heartbeat of this server. A heartbeat is sent each second. */
             store_silent_seconds: number;
         };
         /** @description A server of an installation. */
         ClusterServer: {
+            /** @description Whether it requires access tokens, as all servers of an installation should; null if its heartbeat does not say so. */
+            access_tokens: boolean | null;
             /** @description The URL at which the other servers reach it. */
             address: string;
             /** @description The shards that it follows and could take over at once, as its heartbeat says. */
@@ -858,8 +862,10 @@ export interface components {
             owns: number[];
             /** @description Its name. */
             server: string;
-            /** @description For how long its heartbeat has not changed. */
+            /** @description For how long its heartbeat has not changed, as far as the server that was asked has read. */
             silent_seconds: number;
+            /** @description Why the server that was asked could not connect to it in the last minute, to forward a request; null if it could, or did not try. */
+            unreachable: string | null;
         };
         /** @description A shard, as one server sees it. */
         ClusterShard: {
@@ -867,7 +873,7 @@ export interface components {
             behind_frames: number;
             /** @description How long ago it has read the log to its end; 0 as the owner. */
             behind_seconds: number;
-            /** @description Why it cannot follow the shard now; null if it can. */
+            /** @description Why it cannot follow the shard now, or could not take it over while the shard has no owner; null if it can. */
             error: string | null;
             /** @description The live server that serves it; null while no server does. */
             owner: string | null;
@@ -2925,6 +2931,7 @@ export interface operations {
                      *       "server": "keys-1",
                      *       "servers": [
                      *         {
+                     *           "access_tokens": true,
                      *           "address": "http://keys-1.example:8000",
                      *           "follows": [
                      *             1
@@ -2934,9 +2941,11 @@ export interface operations {
                      *             0
                      *           ],
                      *           "server": "keys-1",
-                     *           "silent_seconds": 0.4
+                     *           "silent_seconds": 0.4,
+                     *           "unreachable": null
                      *         },
                      *         {
+                     *           "access_tokens": true,
                      *           "address": "http://keys-2.example:8000",
                      *           "follows": [
                      *             0
@@ -2946,7 +2955,8 @@ export interface operations {
                      *             1
                      *           ],
                      *           "server": "keys-2",
-                     *           "silent_seconds": 0.4
+                     *           "silent_seconds": 0.4,
+                     *           "unreachable": null
                      *         }
                      *       ],
                      *       "shards": [
@@ -2980,6 +2990,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "store": "PostgreSQL 15.14, synchronous standbys s1",
+                     *       "store_error": null,
                      *       "store_silent_seconds": 0.2
                      *     }
                      */

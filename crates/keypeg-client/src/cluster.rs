@@ -16,6 +16,8 @@ pub struct Cluster {
     /// For how long the store has not answered a heartbeat of this server. A heartbeat is sent each
     /// second.
     pub store_silent_seconds: Seconds,
+    /// Why the last heartbeat of this server failed; null if it did not.
+    pub store_error: Option<String>,
     /// The servers, by name.
     pub servers: Vec<ClusterServer>,
     /// The shards, by number.
@@ -32,12 +34,18 @@ pub struct ClusterServer {
     pub address: String,
     /// Whether its heartbeat changes.
     pub live: bool,
-    /// For how long its heartbeat has not changed.
+    /// For how long its heartbeat has not changed, as far as the server that was asked has read.
     pub silent_seconds: Seconds,
     /// The shards that it serves, as its heartbeat says.
     pub owns: Vec<u32>,
     /// The shards that it follows and could take over at once, as its heartbeat says.
     pub follows: Vec<u32>,
+    /// Whether it requires access tokens, as all servers of an installation should; null if its
+    /// heartbeat does not say so.
+    pub access_tokens: Option<bool>,
+    /// Why the server that was asked could not connect to it in the last minute, to forward a request;
+    /// null if it could, or did not try.
+    pub unreachable: Option<String>,
 }
 
 /// A shard, as one server sees it.
@@ -66,7 +74,8 @@ pub struct ClusterShard {
     pub snapshot_position: u64,
     /// The takeovers of the shard, by any server, that it has seen since its start.
     pub takeovers: u64,
-    /// Why it cannot follow the shard now; null if it can.
+    /// Why it cannot follow the shard now, or could not take it over while the shard has no owner; null
+    /// if it can.
     pub error: Option<String>,
 }
 

@@ -28,7 +28,10 @@ pub(crate) fn fault(error: &Error) -> LogError {
         "28P01" | "28000" => "check user and password in the URL, and pg_hba.conf",
         "3D000" => "create the database, or name another one in the URL",
         "42501" => "grant the user this right, or let an owner create the schema",
-        "42P01" | "42703" => "the tables are not those of this version: use another schema=NAME",
+        "42P01" | "42703" => {
+            "the tables of the schema are missing or not those of this version: if they were there \
+             before, restore them; for a new installation use another schema=NAME"
+        }
         // A statement that another session has prepared.
         "26000" | "42P05" => POOLED,
         "53300" => "raise max_connections: a server needs one for each of its shards, and two more",

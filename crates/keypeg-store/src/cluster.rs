@@ -70,6 +70,8 @@ pub struct ClusterStatus {
     pub store: String,
     /// For how long the store has not answered a heartbeat of this server, in milliseconds.
     pub store_silent_ms: u64,
+    /// Why the last heartbeat of this server failed; empty if it did not.
+    pub store_error: String,
     /// The servers, by name.
     pub servers: Vec<ServerStatus>,
     /// The shards, by number.
@@ -89,6 +91,8 @@ pub struct ServerStatus {
     pub owns: Vec<usize>,
     /// The shards that it follows and could take over at once, as its heartbeat says.
     pub follows: Vec<usize>,
+    /// Whether it requires access tokens; `None` if its heartbeat does not say so.
+    pub has_tokens: Option<bool>,
 }
 
 /// A shard as one server sees it.

@@ -74,6 +74,7 @@ impl Installation {
             identity: self.identity.clone(),
             server: server.clone(),
             address,
+            has_tokens: false,
             lanes,
             default_policy: config.default_policy.clone(),
             max_keys: config.max_keys,

@@ -64,11 +64,13 @@ pub(super) fn cluster() -> Value {
         json!({
             "server": name, "address": format!("http://{name}.example:8000"), "live": true,
             "silent_seconds": 0.4, "owns": owns, "follows": follows,
+            "access_tokens": true, "unreachable": null,
         })
     };
     through_type::<Cluster>(json!({
         "server": "keys-1", "store": "PostgreSQL 15.14, synchronous standbys s1",
-        "store_silent_seconds": 0.2, "servers": [server("keys-1", &[0], &[1]), server("keys-2", &[1], &[0])],
+        "store_silent_seconds": 0.2, "store_error": null,
+        "servers": [server("keys-1", &[0], &[1]), server("keys-2", &[1], &[0])],
         "shards": [shard(0, "owner"), shard(1, "following")],
     }))
 }

@@ -23,8 +23,11 @@ pub(super) const NO_OWNER: ProblemPage = ProblemPage::new(
     &[
         "Send the request again after a second, to this or another server of the installation.",
         "If it does not end, look at `keypeg cluster status` of a server that runs, or at `GET \
-         /v1/cluster`: they show which shards have no owner, which servers are live, and why a server \
-         cannot follow a shard.",
+         /v1/cluster`: they show which shards have no owner, which servers are live, why a server \
+         cannot follow a shard or take it over, and which servers it cannot reach, with the reason.",
+        "If one server cannot reach another one, both stay ready and serve their own pools. Correct the \
+         address or the certificate that `unreachable` names, or send requests to a server that \
+         reaches the other one.",
     ],
     NOT_APPLIED,
 )

@@ -47,6 +47,8 @@ pub struct NodeOptions {
     pub cache: usize,
     /// The sizes of the scratch files of a shard's journal.
     pub sizes: JournalSizes,
+    /// Whether this server requires access tokens: all servers should.
+    pub has_tokens: bool,
     /// The seal keys.
     pub seal: Option<SealOptions>,
     /// How often a shard's log is read while another server owns it.

@@ -23,7 +23,7 @@ impl ShardSet {
     }
 }
 
-/// What a heartbeat says, as text in its address: `URL start=HEX owned=HEX ready=HEX pinned=HEX move=N>NAME`.
+/// What a heartbeat says, as text in its address: `URL start=HEX tokens=1 owned=HEX ready=HEX pinned=HEX move=N>NAME`.
 /// A part that is left out is empty, and an unknown one is ignored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Presence {
@@ -39,6 +39,8 @@ pub(super) struct Presence {
     pub(super) moved: Option<(Shard, String)>,
     /// Of two processes of one name, the later one has the greater number.
     pub(super) start: u64,
+    /// Whether it requires access tokens; `None` for an older server, which does not say so.
+    pub(super) has_tokens: Option<bool>,
 }
 
 impl Presence {
@@ -53,6 +55,7 @@ impl Presence {
                 "ready" => presence.ready = set,
                 "pinned" => presence.pinned = set,
                 "move" => presence.moved = read_move(value),
+                "tokens" => presence.has_tokens = Some(value == "1"),
                 "start" => presence.start = u64::from_str_radix(value, 16).unwrap_or(0),
                 _ => {}
             }
@@ -68,10 +71,13 @@ fn read_move(text: &str) -> Option<(Shard, String)> {
 
 impl fmt::Display for Presence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { address, owned, ready, pinned, moved, start } = self;
+        let Self { address, owned, ready, pinned, moved, start, has_tokens } = self;
         f.write_str(address)?;
         if *start != 0 {
             write!(f, " start={start:x}")?;
+        }
+        if let Some(has_tokens) = has_tokens {
+            write!(f, " tokens={}", u8::from(*has_tokens))?;
         }
         for (name, set) in [("owned", owned), ("ready", ready), ("pinned", pinned)] {
             if set.0 != 0 {
@@ -98,9 +104,11 @@ mod tests {
             pinned: ShardSet::default(),
             moved: Some((Shard::new(127), name.to_string())),
             start: u64::MAX,
+            has_tokens: Some(true),
         };
-        for presence in [greatest, Presence { address: "http://a:1".into(), ..Presence::default() }]
-        {
+        let small = Presence { address: "http://a:1".into(), ..Presence::default() };
+        let open = Presence { has_tokens: Some(false), ..small.clone() };
+        for presence in [greatest, small, open] {
             let text = presence.to_string();
             assert_eq!(Presence::read(&text), presence);
             Heartbeat::new(name.clone(), &text, 1).unwrap();

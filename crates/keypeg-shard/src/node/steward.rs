@@ -48,13 +48,14 @@ impl Steward {
     /// Reads the heartbeats of all servers, and then sends one, unless a later server has this name. In
     /// the other order it would mostly read its own heartbeat in place of that one.
     pub(super) fn beat(&mut self) -> Result<Beat, LogError> {
-        let NodeOptions { log, server, address, .. } = &*self.options;
+        let NodeOptions { log, server, address, has_tokens, .. } = &*self.options;
         let mut all = keypeg_log::wait(log.heartbeats())?;
         if let Some(address) = find_later(&all, server, self.start) {
             return Ok(Beat::NameInUse { address });
         }
         self.count += 1;
-        let presence = Presence { start: self.start, ..self.view.presence(address) };
+        let (start, has_tokens) = (self.start, Some(*has_tokens));
+        let presence = Presence { start, has_tokens, ..self.view.presence(address) };
         let heartbeat = Heartbeat::new(server.clone(), &presence.to_string(), self.count)?;
         keypeg_log::wait(log.beat(&heartbeat))?;
         all.retain(|other| other.server != *server);
@@ -65,12 +66,11 @@ impl Steward {
 
     /// Runs until the node has stopped.
     pub(super) fn run(mut self) {
-        let mut better = HashMap::new();
-        let mut error_text = String::new();
+        let (mut better, mut differs) = (HashMap::new(), None);
         while !self.stopping.load(Ordering::Acquire) {
             thread::park_timeout(BEAT_EVERY);
             match self.beat() {
-                Ok(Beat::Sent(_)) => error_text.clear(),
+                Ok(Beat::Sent(_)) => {}
                 Ok(Beat::NameInUse { address }) => {
                     let server = &self.options.server;
                     let error = format!("a server at {address} has the name {server} too");
@@ -78,20 +78,35 @@ impl Steward {
                     end_process(&error, why, EXIT_TEMPORARY);
                 }
                 Err(error) => {
-                    let text = error.to_string();
-                    if text != error_text {
-                        tracing::warn!("no heartbeat: {text}");
+                    if self.view.note_store_error(error.to_string()) {
+                        tracing::warn!("no heartbeat: {error}");
                     }
-                    error_text = text;
                 }
             }
             self.view.note_owners();
+            self.compare_tokens(&mut differs);
             self.spread(&mut better);
         }
         // The other servers need not wait until the heartbeat is old.
         if let Err(error) = keypeg_log::wait(self.options.log.forget(&self.options.server)) {
             tracing::warn!("the heartbeat of this server was not removed: {error}");
         }
+    }
+
+    /// Warns once of each server that requires access tokens while this one does not, or the reverse.
+    fn compare_tokens(&self, known: &mut Option<ServerName>) {
+        let has_tokens = self.options.has_tokens;
+        let other = self.view.find_other_tokens(has_tokens);
+        if let Some(name) = other.as_ref().filter(|name| known.as_ref() != Some(*name)) {
+            let (open, closed) =
+                if has_tokens { (name, &self.view.me) } else { (&self.view.me, name) };
+            tracing::warn!(
+                "the server {open} requires no access tokens, and the server {closed} does: every client \
+                 that connects to {open} may create backups of all pools, move shards and use the \
+                 pools that it serves. Start it with the same --tokens"
+            );
+        }
+        *known = other;
     }
 
     /// Hands over one shard that another server has been the better owner of for long enough.

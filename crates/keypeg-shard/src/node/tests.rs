@@ -78,6 +78,7 @@ impl Server {
             identity: identity.clone(),
             server: ServerName::new(name).unwrap(),
             address: format!("http://{name}:1"),
+            has_tokens: false,
             lanes: 1,
             default_policy: Policy { keepalive_ttl_ms: None, ..Policy::default() },
             max_keys: 10_000,

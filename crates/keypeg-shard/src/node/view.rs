@@ -95,6 +95,8 @@ struct Servers {
     moved: Option<(Shard, String, Instant)>,
     /// When the store has answered a heartbeat.
     heard: Option<Instant>,
+    /// Why the last heartbeat failed; empty if it did not.
+    store_error: String,
 }
 
 /// What the thread of a shard that this server does not own should do.
@@ -199,6 +201,7 @@ impl View {
         let now_us = self.now_us();
         let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
         servers.heard = Some(now());
+        servers.store_error.clear();
         servers.live.observe(heartbeats, now_us);
         let read = |beat: &Heartbeat| (beat.server.clone(), Presence::read(&beat.address));
         servers.presences = heartbeats.iter().map(read).collect();
@@ -210,6 +213,24 @@ impl View {
         if servers.moved.as_ref().is_some_and(|moved| self.has_ended(&servers, moved)) {
             servers.moved = None;
         }
+    }
+
+    /// Notes why a heartbeat failed. Returns whether it is another reason than before.
+    pub(super) fn note_store_error(&self, text: String) -> bool {
+        let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
+        let is_new = servers.store_error != text;
+        servers.store_error = text;
+        is_new
+    }
+
+    /// Returns a live server that requires access tokens if this one does not, or the reverse.
+    pub(super) fn find_other_tokens(&self, has_tokens: bool) -> Option<ServerName> {
+        let servers = self.servers.read().unwrap_or_else(PoisonError::into_inner);
+        let differs = |name: &&ServerName| {
+            let presence = servers.presences.get(*name);
+            presence.and_then(|it| it.has_tokens).is_some_and(|other| other != has_tokens)
+        };
+        servers.live.names().find(differs).cloned()
     }
 
     /// Returns whether a move has ended: the other server has the shard, or will not take it over.

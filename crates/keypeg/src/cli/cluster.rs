@@ -55,6 +55,8 @@ const SERVERS: &[(&str, Fit)] = &[
     ("owns", Fit::Text),
     ("follows", Fit::Text),
     ("address", Fit::Text),
+    ("access_tokens", Fit::Whole),
+    ("unreachable", Fit::Text),
 ];
 
 /// The columns of the shards.
@@ -98,6 +100,8 @@ struct ServerRow {
     owns: Option<String>,
     follows: Option<String>,
     address: String,
+    access_tokens: Option<bool>,
+    unreachable: Option<String>,
 }
 
 /// What stands above the tables.
@@ -106,6 +110,7 @@ struct Asked<'a> {
     server: &'a str,
     store: &'a str,
     store_silent_seconds: Seconds,
+    store_error: Option<&'a str>,
 }
 
 impl ClusterCommand {
@@ -129,8 +134,9 @@ impl ClusterCommand {
 }
 
 fn print_tables(output: &OutputArgs, cluster: Cluster) -> Result<u8, Failure> {
-    let Cluster { server, store, store_silent_seconds, servers, shards } = cluster;
-    let asked = Asked { server: &server, store: &store, store_silent_seconds };
+    let Cluster { server, store, store_silent_seconds, store_error, servers, shards } = cluster;
+    let store_error = store_error.as_deref();
+    let asked = Asked { server: &server, store: &store, store_silent_seconds, store_error };
     let print = || {
         output.try_print_fields(&asked)?;
         streams::print("\n")?;
@@ -148,9 +154,10 @@ fn print_tables(output: &OutputArgs, cluster: Cluster) -> Result<u8, Failure> {
 
 impl ServerRow {
     fn of(server: ClusterServer) -> Self {
-        let ClusterServer { server, address, live, silent_seconds, owns, follows } = server;
-        let (owns, follows) = (ranges(&owns), ranges(&follows));
-        Self { server, live, silent_seconds, owns, follows, address }
+        let (owns, follows) = (ranges(&server.owns), ranges(&server.follows));
+        let unreachable = server.unreachable;
+        let ClusterServer { server, address, live, silent_seconds, access_tokens, .. } = server;
+        Self { server, live, silent_seconds, owns, follows, address, access_tokens, unreachable }
     }
 }
 

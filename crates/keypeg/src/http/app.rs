@@ -3,7 +3,7 @@
 //! Does not know connections, routes or handlers.
 
 use super::error::Problem;
-use super::forward::Links;
+use super::forward::{Links, PeerFaults};
 use super::history::History;
 use super::lanes::Lanes;
 use super::long_work::LongWork;
@@ -59,6 +59,8 @@ pub(super) struct Server {
     pub(super) tls: Option<Arc<TlsAcceptor>>,
     /// How the certificates of the other servers are checked; `None` if this server is alone.
     pub(super) peer_tls: Option<Arc<ClientConfig>>,
+    /// Why other servers could not be reached.
+    pub(super) peer_faults: Arc<PeerFaults>,
     /// The proxies in front of the server.
     pub(super) proxies: Proxies,
     /// The time limits of connections.
@@ -93,7 +95,7 @@ impl App {
         counts: Arc<CoreCounts>,
     ) -> Self {
         let (requests, long_work) = (AtomicU64::new(0), LongWork::new());
-        let links = Links::new(server.peer_tls.clone());
+        let links = Links::new(server.peer_tls.clone(), Arc::clone(&server.peer_faults));
         let verified_keys =
             VerifiedKeys::new(server.key_versions.clone(), &mut SystemRandom::new());
         Self {

@@ -141,7 +141,7 @@ impl Checked<'_> {
                 Attempt::NotThere => {}
             }
             let Some(pause) = search.next(began, clock::stopwatch()) else {
-                return Err(Problem::no_owner());
+                return Err(forward::no_owner(app, &**cluster, shard));
             };
             forward::pause(&**cluster, shard, pause).await;
         }

@@ -9,17 +9,19 @@ mod headers;
 mod link;
 
 pub(crate) use headers::{Forwarded, mark_refused, mark_shards};
-pub(crate) use link::Links;
+pub(crate) use link::{Links, PeerFaults};
 
 use super::all_pools::ListedShards;
 use super::app::App;
 use super::connection::request_peer::RequestPeer;
+use super::error::Problem;
 use super::forwarded_answer::{ForwardedAnswer, StreamWatch};
 use super::kept_body::{KeptBody, Reader};
 use super::message::{Body, Response};
 use super::metrics::ForwardOutcome;
 use super::origin::Origin;
 use super::parse::path::shard_number;
+use crate::clock;
 use crate::tls::ClientCertificate;
 use headers::{Answered, Forwarding};
 use http_body_util::BodyExt as _;
@@ -282,6 +284,16 @@ impl Outbound<'_> {
         }
         response
     }
+}
+
+/// Returns the problem of a request whose search for the server of its pool has ended.
+pub(super) fn no_owner(app: &App, cluster: &dyn Cluster, shard: usize) -> Problem {
+    if let Place::There(to) = cluster.place(shard)
+        && app.server.peer_faults.of(&to.address, clock::stopwatch()).is_some()
+    {
+        return Problem::owner_unreachable(&to.name);
+    }
+    Problem::no_owner()
 }
 
 fn is_served_by(cluster: &dyn Cluster, shard: usize, peer: &Peer) -> bool {

@@ -55,6 +55,7 @@ pub(super) fn start(
         identity,
         server: settings.server.clone(),
         address: settings.advertise.clone(),
+        has_tokens: config.tokens.is_some(),
         lanes,
         default_policy: config.default_policy.clone(),
         max_keys: config.max_keys,

@@ -360,10 +360,12 @@ impl Cluster for View {
                 .filter(|shard| shared.owners[*shard].load(Ordering::SeqCst) == index)
                 .collect(),
             follows: Vec::new(),
+            has_tokens: Some(false),
         };
         ClusterStatus {
             store: "memory".into(),
             store_silent_ms: 200,
+            store_error: String::new(),
             servers: shared.peers.iter().enumerate().map(server).collect(),
             shards: (0..SHARDS).map(|shard| shared.shard_status(shard, self.server)).collect(),
         }

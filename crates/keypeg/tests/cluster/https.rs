@@ -7,6 +7,7 @@ use crate::support::certificates::{Authority, TlsClient, VALID};
 use crate::support::{Server, TempDir, eventually, exit_of, keypeg};
 use rustix::process::{Signal, kill_process};
 use rustls::version::TLS13;
+use serde_json::Value;
 use std::path::PathBuf;
 
 /// A server, its log, and an authority that issued its certificate.
@@ -107,4 +108,22 @@ fn servers_forward_by_https_and_refuse_a_server_of_another_authority_with_the_re
         stranger.has_logged(&["cannot be reached", "UnknownIssuer", "--cluster-ca"]).then_some(())
     });
     assert!(!other.has_logged(&["cannot be reached"]));
+    // It stays ready for its own pools, and names the servers that it cannot reach.
+    let mut client = stranger.client();
+    eventually("readiness", || (client.ask("GET /readyz").status == 200).then_some(()));
+    let shown = client.ask("GET /v1/cluster").body;
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    let reason = |server: &&Value| {
+        let reason = server["unreachable"].as_str().unwrap_or_default();
+        reason.contains("UnknownIssuer") && reason.contains("--cluster-ca")
+    };
+    assert!(shown["servers"].as_array().unwrap().iter().any(|server| reason(&server)), "{shown}");
+    let refused = eventually("a pool of another server", || {
+        let answer = client.ask(&format!("GET /v1/pools/{}", names.next()?));
+        (answer.status == 503).then_some(answer.body)
+    });
+    assert!(
+        refused.contains("\"no_owner\"") && refused.contains("cannot reach the server"),
+        "{refused}"
+    );
 }

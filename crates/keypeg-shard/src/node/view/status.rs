@@ -63,10 +63,13 @@ impl View {
     pub(in crate::node) fn status(&self, store: &str) -> ClusterStatus {
         self.note_owners();
         let servers = self.servers.read().unwrap_or_else(PoisonError::into_inner);
+        let store_silent_ms = millis(passed_since(servers.heard.unwrap_or(self.started)));
+        let server = |(name, peer)| servers.status(name, peer, store_silent_ms);
         ClusterStatus {
             store: store.to_owned(),
-            store_silent_ms: millis(passed_since(servers.heard.unwrap_or(self.started))),
-            servers: servers.peers.iter().map(|(name, peer)| servers.status(name, peer)).collect(),
+            store_silent_ms,
+            store_error: servers.store_error.clone(),
+            servers: servers.peers.iter().map(server).collect(),
             shards: self
                 .shards()
                 .map(|(shard, view)| self.shard_status(&servers, shard, view))
@@ -142,7 +145,8 @@ impl View {
 }
 
 impl Servers {
-    fn status(&self, name: &ServerName, peer: &Arc<Peer>) -> ServerStatus {
+    /// Returns what is known of a server. No heartbeat was read since the store is silent.
+    fn status(&self, name: &ServerName, peer: &Arc<Peer>, store_silent_ms: u64) -> ServerStatus {
         let presence = self.presences.get(name);
         let owned = presence.map(|presence| presence.owned).unwrap_or_default();
         let ready = presence.map(|presence| presence.ready).unwrap_or_default();
@@ -150,7 +154,8 @@ impl Servers {
         ServerStatus {
             peer: Peer::clone(peer),
             is_live: self.live.names().any(|live| live == name),
-            silent_ms: self.live.silent_us(name).unwrap_or(0) / 1_000,
+            silent_ms: self.live.silent_us(name).unwrap_or(0) / 1_000 + store_silent_ms,
+            has_tokens: presence.and_then(|presence| presence.has_tokens),
             follows: ready.numbers().filter(|shard| !owns.contains(shard)).collect(),
             owns,
         }
@@ -244,6 +249,22 @@ mod tests {
         assert_eq!(view.status("").shards[0].behind_frames, 60);
         view.shard(Shard::FIRST).facts().note_end();
         assert_eq!(view.status("").shards[0].behind_frames, 0);
+    }
+
+    /// All servers were shown with heartbeats of the present while none could be read.
+    #[test]
+    fn a_silent_store_makes_all_servers_silent_and_its_error_is_shown() {
+        let view = view(&[("two", "http://two:1")]);
+        let earlier = now().checked_sub(Duration::from_secs(40)).expect("the machine runs");
+        view.servers.write().expect("no panic").heard = Some(earlier);
+        assert!(view.note_store_error("the store refuses".into()));
+        assert!(!view.note_store_error("the store refuses".into()));
+        let shown = view.status("");
+        assert!(shown.store_silent_ms >= 40_000 && shown.servers[0].silent_ms >= 40_000);
+        assert_eq!(shown.store_error, "the store refuses");
+        observe(&view, &[("two", "http://two:1")], 2);
+        let shown = view.status("");
+        assert!(shown.servers[0].silent_ms < 40_000 && shown.store_error.is_empty(), "{shown:?}");
     }
 
     /// Two servers claim a shard after a takeover that the former owner has not read yet.

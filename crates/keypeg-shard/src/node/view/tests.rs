@@ -30,6 +30,20 @@ fn preferred(view: &View) -> (Option<String>, bool) {
     (first.map(|name| name.to_string()), is_by_hand)
 }
 
+/// A server without access tokens beside servers with them gave backups of all pools to every client.
+#[test]
+fn a_live_server_whose_access_tokens_differ_is_found_and_an_older_one_is_not() {
+    let view = view(&[("two", "http://two:1 tokens=1"), ("older", "http://older:1")]);
+    assert_eq!(view.find_other_tokens(false), Some(name("two")));
+    assert_eq!(view.find_other_tokens(true), None);
+    let shown: Vec<_> = view.status("").servers.iter().map(|server| server.has_tokens).collect();
+    assert_eq!(shown, [None, Some(true)]);
+    observe(&view, &[("two", "http://two:1 tokens=0")], 2);
+    assert_eq!(view.find_other_tokens(true), Some(name("two")));
+    observe(&view, &[], 3);
+    assert_eq!(view.find_other_tokens(true), None);
+}
+
 #[test]
 fn a_server_is_chosen_by_a_move_then_by_a_pin_then_by_its_hash() {
     let names = ["one", "two", "three"].map(name);

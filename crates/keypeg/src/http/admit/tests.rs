@@ -42,6 +42,7 @@ fn app(lane: keypeg_store::Lane) -> App {
         audit: None,
         tls: None,
         peer_tls: None,
+        peer_faults: Arc::default(),
         proxies: crate::proxies::Proxies::default(),
         timeouts: Timeouts::default(),
         bodies: Arc::new(ReservedBudget::new(memory.bodies, memory.bodies / 8)),

@@ -140,6 +140,7 @@ pub(crate) fn run(
         audit,
         tls: start_info.tls.clone(),
         peer_tls: start_info.peer_tls.clone(),
+        peer_faults: Arc::default(),
         proxies: start_info.proxies.clone(),
         stopping: AtomicBool::new(false),
         was_ready: AtomicBool::new(false),

@@ -75,7 +75,7 @@ impl Checked<'_> {
                 return self.finish(context, Ok(json_response(StatusCode::OK, &all)));
             };
             let Some(pause) = search.next(began, clock::stopwatch()) else {
-                return Err(Problem::no_owner());
+                return Err(forward::no_owner(app, &**cluster, missing));
             };
             forward::pause(&**cluster, missing, pause).await;
         }

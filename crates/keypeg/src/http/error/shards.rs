@@ -23,11 +23,21 @@ impl Problem {
         Self::new(Code::NoOwner, detail).retry_after_ms(1_000)
     }
 
+    /// This server cannot connect to the server that has the pool, or that should take it over. Nothing
+    /// was applied.
+    pub(in crate::http) fn owner_unreachable(server: &str) -> Self {
+        let detail = format!(
+            "This server cannot reach the server {server}, which has the pool or takes it over: GET \
+             /v1/cluster shows why. Try again later, or at another server."
+        );
+        Self::new(Code::NoOwner, detail).retry_after_ms(1_000)
+    }
+
     /// The store has not answered for longer than requests wait for it.
     pub(in crate::http) fn store_silent(silent: Duration) -> Self {
         let detail = format!(
-            "The store has not answered a heartbeat of this server for {} s: check that it runs, and \
-             that this server reaches it.",
+            "The store has not answered a heartbeat of this server for {} s. GET /v1/cluster and the \
+             log of this server show why.",
             silent.as_secs()
         );
         Self::new(Code::NoOwner, detail).retry_after_ms(1_000)

@@ -19,7 +19,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -36,6 +36,10 @@ const IDLE_TIME: Duration = Duration::from_secs(10);
 const IDLE_MAX: usize = 64;
 /// How long the other server's machine may not answer before the connection has failed.
 const SILENCE_TIME: Duration = Duration::from_secs(15);
+/// How long a failed attempt is shown.
+const FAULT_TIME: Duration = Duration::from_mins(1);
+/// How long a failed attempt is remembered, so that the next one is not logged again.
+const FAULT_MEMORY: Duration = Duration::from_hours(1);
 /// The largest buffer of a connection, in bytes.
 const BUFFER_MAX: usize = 64 << 10;
 
@@ -46,8 +50,18 @@ pub(crate) struct Links {
     idle: Arc<Mutex<HashMap<String, Vec<Idle>>>>,
     /// How the certificates of servers are checked; `None` if no server has one.
     tls: Option<Arc<ClientConfig>>,
-    /// Why a server could not be reached at the last attempt, by address.
-    faults: Arc<Mutex<HashMap<String, String>>>,
+    faults: Arc<PeerFaults>,
+}
+
+/// Why other servers could not be reached at the last attempt, by address. All cores share it.
+#[derive(Debug, Default)]
+pub(crate) struct PeerFaults(Mutex<HashMap<String, PeerFault>>);
+
+#[derive(Debug)]
+struct PeerFault {
+    text: String,
+    /// When the last attempt failed.
+    at: Instant,
 }
 
 struct Idle {
@@ -102,8 +116,8 @@ impl Drop for Link {
 }
 
 impl Links {
-    pub(crate) fn new(tls: Option<Arc<ClientConfig>>) -> Self {
-        Self { tls, ..Self::default() }
+    pub(crate) fn new(tls: Option<Arc<ClientConfig>>, faults: Arc<PeerFaults>) -> Self {
+        Self { tls, faults, ..Self::default() }
     }
 
     /// Returns a kept connection to the server with this address, or makes one.
@@ -117,31 +131,8 @@ impl Links {
             Ok(connected) => connected,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         };
-        self.note(address, connected.as_ref().err());
+        self.faults.note(address, connected.as_ref().err(), clock::stopwatch());
         connected
-    }
-
-    /// Logs why a server cannot be reached, once for each reason, and when it is reached again.
-    fn note(&self, address: &str, error: Option<&io::Error>) {
-        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(error) = error else {
-            if faults.remove(address).is_some() {
-                tracing::info!(address, "another server is reached again");
-            }
-            return;
-        };
-        let text = error.to_string();
-        if faults.get(address) == Some(&text) {
-            return;
-        }
-        let step = if is_about_certificate(error) {
-            "name the authority of its certificate with --cluster-ca, and check that the certificate \
-             has the host of its --advertise"
-        } else {
-            "check that it runs, and that its --advertise leads to it"
-        };
-        tracing::warn!(address, "another server cannot be reached: {text}; {step}");
-        faults.insert(address.to_owned(), text);
     }
 
     /// Keeps a connection whose request has its complete answer.
@@ -180,6 +171,42 @@ impl Links {
         let tls = self.tls.clone().ok_or_else(invalid)?;
         let name = ServerName::try_from(host.to_owned()).map_err(|_| invalid())?;
         Link::open(TlsConnector::from(tls).connect(name, stream).await?, socket).await
+    }
+}
+
+impl PeerFaults {
+    /// Logs why a server cannot be reached, once for each reason, and when it is reached again.
+    fn note(&self, address: &str, error: Option<&io::Error>, now: Instant) {
+        let mut faults = self.faults();
+        let Some(error) = error else {
+            if faults.remove(address).is_some() {
+                tracing::info!(address, "another server is reached again");
+            }
+            return;
+        };
+        let step = if is_about_certificate(error) {
+            "name the authority of its certificate with --cluster-ca, and check that the certificate \
+             has the host of its --advertise"
+        } else {
+            "check that it runs, and that its --advertise leads to it"
+        };
+        let text = format!("{error}; {step}");
+        faults.retain(|_, fault| now.saturating_duration_since(fault.at) < FAULT_MEMORY);
+        if faults.get(address).is_none_or(|fault| fault.text != text) {
+            tracing::warn!(address, "another server cannot be reached: {text}");
+        }
+        faults.insert(address.to_owned(), PeerFault { text, at: now });
+    }
+
+    /// Returns why the last attempt to reach a server has failed, if it was made in the last minute.
+    pub(crate) fn of(&self, address: &str, now: Instant) -> Option<String> {
+        let faults = self.faults();
+        let fault = faults.get(address)?;
+        (now.saturating_duration_since(fault.at) < FAULT_TIME).then(|| fault.text.clone())
+    }
+
+    fn faults(&self) -> MutexGuard<'_, HashMap<String, PeerFault>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

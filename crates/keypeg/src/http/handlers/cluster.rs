@@ -34,7 +34,12 @@ pub(crate) fn show(context: &RequestContext<'_>, request: &Request) -> HandlerRe
     }
     Query::read(request.uri().query(), &[])?;
     let cluster = context.lanes.cluster().ok_or_else(Problem::no_cluster)?;
-    Ok(json_response(StatusCode::OK, &wire_cluster(cluster.server(), cluster.status())))
+    let (faults, now) = (&context.server.peer_faults, clock::stopwatch());
+    let mut shown = wire_cluster(cluster.server(), cluster.status());
+    for server in &mut shown.servers {
+        server.unreachable = faults.of(&server.address, now);
+    }
+    Ok(json_response(StatusCode::OK, &shown))
 }
 
 /// Moves a shard that this server serves to another server, and waits until that one owns it.
@@ -105,18 +110,19 @@ async fn pause(context: &RequestContext<'_>) -> Result<(), Problem> {
 }
 
 fn wire_cluster(server: &str, status: ClusterStatus) -> wire::Cluster {
-    let ClusterStatus { store, store_silent_ms, servers, shards } = status;
+    let ClusterStatus { store, store_silent_ms, store_error, servers, shards } = status;
     wire::Cluster {
         server: server.to_owned(),
         store,
         store_silent_seconds: Seconds::from_ms(store_silent_ms),
+        store_error: Some(store_error).filter(|error| !error.is_empty()),
         servers: servers.into_iter().map(wire_server).collect(),
         shards: shards.into_iter().enumerate().map(|(number, it)| wire_shard(number, it)).collect(),
     }
 }
 
 fn wire_server(status: ServerStatus) -> wire::ClusterServer {
-    let ServerStatus { peer, is_live, silent_ms, owns, follows } = status;
+    let ServerStatus { peer, is_live, silent_ms, owns, follows, has_tokens } = status;
     let numbers = |shards: Vec<usize>| shards.into_iter().map(wire_number).collect();
     wire::ClusterServer {
         server: peer.name,
@@ -125,6 +131,8 @@ fn wire_server(status: ServerStatus) -> wire::ClusterServer {
         silent_seconds: Seconds::from_ms(silent_ms),
         owns: numbers(owns),
         follows: numbers(follows),
+        access_tokens: has_tokens,
+        unreachable: None,
     }
 }
 
@@ -166,10 +174,16 @@ mod tests {
             silent_ms: 0,
             owns: Vec::new(),
             follows: Vec::new(),
+            has_tokens: None,
         };
         let servers = vec![server("s0", true), server("s1", false), server("s2", true)];
-        let status =
-            ClusterStatus { store: String::new(), store_silent_ms: 0, servers, shards: Vec::new() };
+        let status = ClusterStatus {
+            store: String::new(),
+            store_silent_ms: 0,
+            store_error: String::new(),
+            servers,
+            shards: Vec::new(),
+        };
         assert_eq!(live_names(status), ["s0", "s2"]);
     }
 }

@@ -43,7 +43,7 @@ pub(crate) fn live(request: &Request) -> HandlerResult {
 }
 
 /// Answers `/readyz`: the server has recovered and is not stopping. One that shares its pools must
-/// reach the servers of all shards.
+/// reach its store and know an owner of each shard. It need not reach the other servers.
 pub(crate) fn ready(context: &RequestContext<'_>, request: &Request) -> HandlerResult {
     require_read(request)?;
     if context.server.stopping.load(Ordering::Relaxed) {

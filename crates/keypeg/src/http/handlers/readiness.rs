@@ -77,7 +77,8 @@ mod tests {
             Some(ms) => shard(ShardRole::Following, None, ms),
         };
         let shards = vec![shard(ShardRole::Owner, Some("a"), 0), last];
-        ClusterStatus { store: String::new(), store_silent_ms, servers: Vec::new(), shards }
+        let (store, store_error) = (String::new(), String::new());
+        ClusterStatus { store, store_silent_ms, store_error, servers: Vec::new(), shards }
     }
 
     #[test]
