@@ -86,6 +86,11 @@ fn servers_forward_by_https_and_refuse_a_server_of_another_authority_with_the_re
     let owner = HttpsServer::start(&dir, "a", &right, &right);
     let mut client = owner.client();
     eventually("all shards are served", || (client.ask("GET /readyz").status == 200).then_some(()));
+    // The shards stay here, wherever they should be when the other servers have started.
+    for shard in 0..2 {
+        let path = format!("POST /v1/cluster/shards/{shard}/move");
+        assert_eq!(client.try_send(&path, &[], r#"{"server":"a"}"#).unwrap().status, 200);
+    }
     let other = HttpsServer::start(&dir, "b", &right, &right);
     let stranger = HttpsServer::start(&dir, "c", &right, &wrong);
     let mut client = other.client();
