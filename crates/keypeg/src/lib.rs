@@ -163,7 +163,7 @@ pub fn serve(
     let (audit, writer) = config.audit.clone().map(audit::open).transpose()?.unzip();
     let audit = audit.map(Arc::new);
     let peer_tls = match &config.cluster {
-        Some(cluster) => tls::peer_config(cluster.ca.as_deref())?,
+        Some(cluster) => Some(tls::PeerTls::open(cluster.ca.as_deref())?),
         None => None,
     };
     match &config.tokens {

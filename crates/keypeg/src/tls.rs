@@ -12,5 +12,5 @@ mod reload;
 pub(crate) use acceptor::{TlsAcceptor, TlsCounters};
 pub(crate) use client_certificate::ClientCertificate;
 pub(crate) use files::{TlsFiles, TlsFilesError};
-pub(crate) use peers::peer_config;
+pub(crate) use peers::PeerTls;
 pub(crate) use reload::watch;

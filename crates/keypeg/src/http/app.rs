@@ -17,9 +17,8 @@ use crate::audit::Audit;
 use crate::proxies::Proxies;
 use crate::random::SystemRandom;
 use crate::share::{Budget, ReservedBudget};
-use crate::tls::TlsAcceptor;
+use crate::tls::{PeerTls, TlsAcceptor};
 use keypeg_store::{BackupSource, KeyVersions};
-use rustls::ClientConfig;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -58,7 +57,7 @@ pub(super) struct Server {
     /// The certificate of the server; `None` is plain HTTP.
     pub(super) tls: Option<Arc<TlsAcceptor>>,
     /// How the certificates of the other servers are checked; `None` if this server is alone.
-    pub(super) peer_tls: Option<Arc<ClientConfig>>,
+    pub(super) peer_tls: Option<Arc<PeerTls>>,
     /// Why other servers could not be reached.
     pub(super) peer_faults: Arc<PeerFaults>,
     /// The proxies in front of the server.

@@ -21,14 +21,13 @@ use crate::clock;
 use crate::http::error::Problem;
 use crate::memory::MemoryPlan;
 use crate::proxies::Proxies;
-use crate::tls::TlsAcceptor;
+use crate::tls::{PeerTls, TlsAcceptor};
 use bytes::Bytes;
 pub(super) use counts::{CoreCounts, Family, ForwardOutcome};
 use exposition::Format;
 use keypeg_core::PoolFilter;
 use keypeg_store::{BackupSource, KeyVersions, StartReport, StoreMetrics};
 use pools::{PoolPlaces, PoolReading, PoolRow};
-use rustls::ClientConfig;
 use shared::Shared;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,7 +48,7 @@ pub(crate) struct StartInfo {
     /// The certificate of the server, if it speaks HTTPS.
     pub(crate) tls: Option<Arc<TlsAcceptor>>,
     /// How the certificates of the other servers are checked; `None` if the server is alone.
-    pub(crate) peer_tls: Option<Arc<ClientConfig>>,
+    pub(crate) peer_tls: Option<Arc<PeerTls>>,
     /// The proxies in front of the server.
     pub(crate) proxies: Proxies,
     /// How long the store took to open.

@@ -131,4 +131,17 @@ fn servers_forward_by_https_and_refuse_a_server_of_another_authority_with_the_re
         refused.contains("\"no_owner\"") && refused.contains("cannot reach the server"),
         "{refused}"
     );
+    // The file of --cluster-ca is reread at SIGHUP. One that is unusable changes nothing.
+    let hang_up = || kill_process(stranger.server.pid(), Signal::HUP).unwrap();
+    wrong.write("ca.pem", "");
+    hang_up();
+    eventually("the error", || {
+        stranger.has_logged(&["ERROR", "--cluster-ca", "loaded before stay in use"]).then_some(())
+    });
+    wrong.write("ca.pem", &right.pem());
+    hang_up();
+    eventually("the other servers", || {
+        client.ask(&format!("GET /v1/pools/{}", names.next()?));
+        stranger.has_logged(&["another server is reached again"]).then_some(())
+    });
 }

@@ -5,12 +5,12 @@
 
 use crate::clock;
 use crate::http::kept_body::Reader;
+use crate::tls::PeerTls;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use std::collections::HashMap;
@@ -48,8 +48,8 @@ const BUFFER_MAX: usize = 64 << 10;
 pub(crate) struct Links {
     /// By address.
     idle: Arc<Mutex<HashMap<String, Vec<Idle>>>>,
-    /// How the certificates of servers are checked; `None` if no server has one.
-    tls: Option<Arc<ClientConfig>>,
+    /// How the certificates of servers are checked; `None` if this server is alone.
+    tls: Option<Arc<PeerTls>>,
     faults: Arc<PeerFaults>,
 }
 
@@ -116,7 +116,7 @@ impl Drop for Link {
 }
 
 impl Links {
-    pub(crate) fn new(tls: Option<Arc<ClientConfig>>, faults: Arc<PeerFaults>) -> Self {
+    pub(crate) fn new(tls: Option<Arc<PeerTls>>, faults: Arc<PeerFaults>) -> Self {
         Self { tls, faults, ..Self::default() }
     }
 
@@ -168,7 +168,7 @@ impl Links {
         if !is_https {
             return Link::open(stream, socket).await;
         }
-        let tls = self.tls.clone().ok_or_else(invalid)?;
+        let tls = self.tls.as_ref().and_then(|peers| peers.current()).ok_or_else(invalid)?;
         let name = ServerName::try_from(host.to_owned()).map_err(|_| invalid())?;
         Link::open(TlsConnector::from(tls).connect(name, stream).await?, socket).await
     }
