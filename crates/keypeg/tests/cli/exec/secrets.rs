@@ -96,6 +96,20 @@ fn a_command_cannot_read_the_access_token_of_exec() {
     }
 }
 
+/// Also the variables without a secret, which would make another `keypeg` in the command use them.
+#[test]
+fn a_command_gets_no_variable_about_the_token_of_exec() {
+    let case = case();
+    let path = case.file.to_str().unwrap();
+    for variable in [("KEYPEG_TOKEN", &*case.token), ("KEYPEG_TOKEN_FILE", path)] {
+        let mut command = exec(&case, &[], "env; echo seen");
+        command.env(variable.0, variable.1);
+        let found = output(&mut command);
+        assert!(found.contains("KEYPEG_FENCING_TOKEN="), "{found}");
+        assert!(!found.contains("\nKEYPEG_TOKEN"), "{found}");
+    }
+}
+
 /// A shell's `<(…)` is a pipe, which exec has read to its end.
 #[test]
 fn a_token_from_a_descriptor_is_not_passed_on() {

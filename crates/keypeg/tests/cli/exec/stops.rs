@@ -309,6 +309,28 @@ fn a_process_outside_the_group_gets_sigterm_also_under_a_command_that_ignores_it
     assert_eq!((status.code(), &*text()), (Some(43), &*format!("{outside}\noutside\n")));
 }
 
+/// A process can start another one while it ends, which has got no SIGTERM yet: without one, `exec`
+/// waits for it until the end of the grace.
+#[test]
+fn a_process_that_a_command_starts_while_it_ends_gets_sigterm_too() {
+    let server = server(&[], 3600.0);
+    let dir = TempDir::new();
+    let script = r#"
+        trap 'setsid sh -c "while :; do sleep 0.02; done" & exit 43' TERM
+        echo up >"$LOG"
+        while :; do sleep 0.02; done"#;
+    let log = dir.path().join("log");
+    let mut command = Command::new(binary());
+    command.args(["exec", "--pool", "ci", "--grace", "1h", "--", "/bin/sh", "-c", script]);
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("LOG", &log);
+    command.env("KEYPEG_SERVER", url(&server)).stdin(Stdio::null()).stderr(Stdio::null());
+    let mut process = command.spawn().unwrap();
+    eventually("it runs", || std::fs::read(&log).ok().filter(|text| text.ends_with(b"\n")));
+    kill_process(Pid::from_child(&process), Signal::TERM).unwrap();
+    let status = eventually("all processes end", || process.try_wait().unwrap());
+    assert_eq!(status.code(), Some(43));
+}
+
 /// The grace is for a command that cleans up; behind the lease another client uses the key.
 #[test]
 fn a_command_whose_exec_was_killed_has_its_grace_within_the_lease_only() {
