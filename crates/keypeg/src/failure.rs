@@ -3,6 +3,7 @@
 //! Every module builds its own [`Failure`].
 
 use std::fmt;
+use std::io::{self, ErrorKind};
 
 /// Exit codes, as defined by sysexits.h.
 pub mod exit {
@@ -49,6 +50,14 @@ impl Failure {
     pub fn new(exit: u8, message: impl Into<String>) -> Self {
         Self { exit, message: message.into() }
     }
+}
+
+/// Returns true if the disk or a quota is full, or a file has reached the limit of `ulimit -f`.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
+    )
 }
 
 impl fmt::Display for Failure {

@@ -9,18 +9,18 @@ use super::tokens::{self, PREFIX, TOKEN_LEN, TokenHash};
 use crate::SystemRandom;
 use crate::clock;
 use crate::duration::parse_ms;
-use crate::failure::{Failure, exit};
+use crate::failure::{Failure, exit, is_full};
 use crate::number::number;
 use crate::permissions::Trusted;
 use crate::streams;
 use clap::{Args, Subcommand};
 use keypeg_client::UnixMs;
 use keypeg_core::RandomSource;
-use rustix::fs::{Mode, OFlags, fsync, open};
+use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 /// A command on access tokens.
@@ -94,7 +94,7 @@ impl TokenCommand {
         }
         let hash = TokenHash::of(token.as_bytes());
         let entry = options.entry(&format!("sha256 = \"{hash}\""))?;
-        let failed = |error: std::io::Error| {
+        let failed = |error: io::Error| {
             let message = format!("cannot write to stdout: {error}; the token was not added");
             Failure::new(exit::IO, message)
         };
@@ -105,7 +105,8 @@ impl TokenCommand {
         let added = add(path, &entry)?;
         // The token is shown only now: an entry without its token would be of no use.
         streams::print(&format!("{token}\n")).map_err(|error| {
-            added.undo(path);
+            // An entry that stays gives no access: its token is unknown.
+            let _ = added.undo(path);
             failed(error)
         })
     }
@@ -189,7 +190,10 @@ fn expiry(text: &str, now_ms: u64) -> Result<UnixMs, String> {
     Ok(UnixMs(end.min(max)))
 }
 
-/// An entry that was added to a token file.
+/// An entry that is added to a token file.
+///
+/// It is appended, not written to a new file: the file can be a mount of its own, or be in a
+/// directory where this user cannot create another one.
 struct Added {
     file: File,
     is_new: bool,
@@ -198,29 +202,44 @@ struct Added {
 }
 
 impl Added {
-    /// Removes the entry again, unless another program has written to the file since.
-    fn undo(self, path: &Path) {
+    /// Appends the text of the entry, durably. A full disk can leave a part of it.
+    fn write(&mut self, text: &str) -> io::Result<()> {
+        let before = self.file.metadata()?.len();
+        self.lengths = (before, before + text.len() as u64);
+        // In one write, so that a server that watches the file sees the whole entry or none of it.
+        self.file.write_all(text.as_bytes())?;
+        self.file.sync_all()
+    }
+
+    /// Removes the entry again, or the part of it that was written, unless another program has
+    /// written to the file since. Returns false if the file is not as it was.
+    fn undo(&self, path: &Path) -> bool {
         let (before, after) = self.lengths;
-        if self.file.metadata().is_ok_and(|found| found.len() == after) {
-            // An entry that stays gives no access: its token is unknown.
-            let _ = if self.is_new {
-                std::fs::remove_file(path)
-            } else {
-                self.file.set_len(before).and_then(|()| self.file.sync_all())
-            };
+        if !self.file.metadata().is_ok_and(|found| (before..=after).contains(&found.len())) {
+            return false;
         }
+        let undone = if self.is_new {
+            std::fs::remove_file(path)
+        } else {
+            self.file.set_len(before).and_then(|()| self.file.sync_all())
+        };
+        undone.is_ok()
     }
 }
 
 /// Appends an entry to the token file, if the result is valid: an existing name is refused.
 fn add(path: &Path, entry: &str) -> Result<Added, Failure> {
-    let failed = |error: std::io::Error| {
-        let is_denied = error.kind() == std::io::ErrorKind::PermissionDenied;
-        let code = if is_denied { exit::PERMISSION } else { exit::CANNOT_CREATE };
-        Failure::new(
-            code,
-            format!("cannot add the token to {}: {error}; check --tokens", path.display()),
-        )
+    let failed = |error: io::Error| {
+        let (code, step) = if error.kind() == ErrorKind::PermissionDenied {
+            (exit::PERMISSION, "check --tokens")
+        } else if is_full(&error) {
+            (exit::CANNOT_CREATE, "nothing was changed: free space there")
+        } else if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) {
+            (exit::CANNOT_CREATE, "it is a symbolic link: name the file itself")
+        } else {
+            (exit::CANNOT_CREATE, "check --tokens")
+        };
+        Failure::new(code, format!("cannot add the token to {}: {error}; {step}", path.display()))
     };
     // Root may prepare the file of a server that runs as another user, the owner of the file.
     let trusted = Trusted::and_owner_of(path);
@@ -256,12 +275,19 @@ fn add(path: &Path, entry: &str) -> Result<Added, Failure> {
         let message = format!("token file {path}: {error}; the token was not added");
         return Err(Failure::new(exit::CONFIG, message));
     }
-    // In one write, so that a server that watches the file sees the whole entry or none of it.
-    let mut file = File::from(file);
-    file.write_all(addition.as_bytes()).map_err(failed)?;
-    fsync(&file).map_err(|error| failed(error.into()))?;
-    let after = file.metadata().map_err(failed)?.len();
-    Ok(Added { file, is_new, lengths: (after - addition.len() as u64, after) })
+    let mut added = Added { file: File::from(file), is_new, lengths: (0, 0) };
+    match added.write(&addition) {
+        Ok(()) => Ok(added),
+        Err(error) if added.undo(path) => Err(failed(error)),
+        Err(error) => Err(Failure::new(
+            exit::CANNOT_CREATE,
+            format!(
+                "cannot add the token to {0}: {error}; {0} may end with a part of the entry: remove \
+                 that part in an editor",
+                path.display()
+            ),
+        )),
+    }
 }
 
 #[cfg(test)]

@@ -6,13 +6,13 @@
 use super::new_keys::require_stdout;
 use super::progress::{Progress, Unit};
 use super::server::ServerArgs;
-use crate::failure::{Failure, exit};
+use crate::failure::{Failure, exit, is_full};
 use crate::store::BackupCheck;
 use crate::streams;
 use clap::Args;
 use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, flock, open};
 use std::fs::File;
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 /// Bytes of a file that are synced together. The disk can be that of the server's journal: its
@@ -109,8 +109,7 @@ fn write_error(name: &str, error: &io::Error) -> Failure {
 
 /// Returns the error of a write to the file of a backup, which then does not get its name.
 fn file_error(path: &Path, error: &io::Error) -> Failure {
-    let no_space = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::FileTooLarge];
-    let step = if no_space.contains(&error.kind()) {
+    let step = if is_full(error) {
         "free space there, or name a file on another disk"
     } else {
         "check the disk of this file, or name a file on another one"
@@ -137,9 +136,12 @@ impl PartialFile {
         name.push(".partial");
         let path = PathBuf::from(name);
         let failed = |error: rustix::io::Errno| {
-            let is_denied = error == rustix::io::Errno::ACCESS;
-            let code = if is_denied { exit::PERMISSION } else { exit::CANNOT_CREATE };
-            Failure::new(code, format!("cannot create {}: {error}", path.display()))
+            let (code, step) = match error {
+                rustix::io::Errno::ACCESS => (exit::PERMISSION, "check its directory"),
+                rustix::io::Errno::NOENT => (exit::CANNOT_CREATE, "create its directory first"),
+                _ => (exit::CANNOT_CREATE, "check the path"),
+            };
+            Failure::new(code, format!("cannot create {}: {error}; {step}", path.display()))
         };
         let mode = Mode::RUSR | Mode::WUSR;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;

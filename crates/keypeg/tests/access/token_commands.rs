@@ -5,6 +5,7 @@ use crate::support::tokens::Tokens;
 use crate::support::{Server, binary, eventually};
 use serde_json::{Value, json};
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 use std::process::{Command, Output};
 
 fn token(args: &[&str], tokens: &Tokens) -> Output {
@@ -117,6 +118,10 @@ fn a_mistake_revokes_nothing_and_names_the_next_step() {
     let link = Tokens::new();
     symlink(tokens.path(), link.path()).unwrap();
     refused(&token(&["revoke", "a"], &link), 73, "name the file itself");
+    let new = ["new", "--name", "c", "--pool", "*", "--scope", "read", "--tokens"];
+    let link_path = link.path();
+    let on_link = [&new[..], &[link_path.to_str().unwrap()]].concat();
+    refused(&token(&on_link, &link), 73, "name the file itself");
     tokens.replace(&format!("{both}\nname = 7\n"));
     refused(&token(&["revoke", "a"], &tokens), 78, "name");
     tokens.replace(&both);
@@ -141,4 +146,31 @@ fn tokens_that_are_added_while_others_are_revoked_stay() {
     let names = token(&["list", "--field", "name"], &tokens);
     let names = String::from_utf8_lossy(&names.stdout).into_owned();
     assert_eq!(names, "first\nnew-0\nnew-1\nnew-2\nnew-3\n");
+}
+
+/// A full disk once left half an entry in the file. From then on no command could revoke a token.
+/// The limit of a file's size is a full disk here.
+#[test]
+fn a_token_that_the_disk_has_no_space_for_leaves_the_file_as_it_was() {
+    let tokens = Tokens::new();
+    tokens.add("leaked", "*", &["read"], &[]);
+    tokens.add("kept", "*", &["read"], &[]);
+    let padded = format!("#{}\n{}", "x".repeat(4_050 - tokens.text().len()), tokens.text());
+    tokens.replace(&padded);
+    let limited = |blocks: u32, file: &Path| {
+        let script = format!("ulimit -f {blocks} && exec \"$@\"");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, "sh"]).arg(binary()).env_clear();
+        command.args(["token", "new", "--name", "new", "--pool", "*", "--scope", "read"]);
+        command.arg("--tokens").arg(file).output().unwrap()
+    };
+    // In blocks of 512 bytes: the entry begins below the limit and ends beyond it.
+    let output = limited(8, &tokens.path());
+    refused(&output, 73, "File too large (os error 27); nothing was changed: free space there");
+    assert!(output.stdout.is_empty(), "no token: {output:?}");
+    assert_eq!(tokens.text(), padded);
+    refused(&token(&["revoke", "leaked"], &tokens), 0, "revoked \"leaked\"");
+    let new = tokens.path().with_file_name("new.toml");
+    refused(&limited(0, &new), 73, "nothing was changed");
+    assert!(!new.exists(), "an empty file would be an invalid token file");
 }

@@ -235,7 +235,7 @@ fn an_existing_file_is_replaced_only_on_request_and_only_by_a_complete_backup() 
     run(backup(&server, &[text(&file), "--force"]), 69, "");
     assert_eq!(std::fs::read(&file).unwrap(), bytes, "the old backup stays");
     assert!(!partial.exists());
-    run(backup(&server, &["/nonexistent/a.backup"]), 73, "cannot create");
+    run(backup(&server, &["/nonexistent/a.backup"]), 73, "; create its directory first");
 }
 
 /// A small file system, on which a backup does not fit; `None` where none can be mounted.
