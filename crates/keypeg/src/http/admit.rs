@@ -347,6 +347,17 @@ impl RequestContext<'_> {
         Err(Problem::missing_scope(scope.as_str()))
     }
 
+    /// Refuses a request that has waited if its token was revoked or has expired meanwhile.
+    pub(super) fn admit_again(&self) -> Result<(), Problem> {
+        let (Some(admitted), Some(gate)) = (&self.admitted, &self.app.server.access.gate) else {
+            return Ok(());
+        };
+        if gate.still_admits(&admitted.shown) {
+            return Ok(());
+        }
+        Err(Problem::unauthorized(Some("invalid_token")))
+    }
+
     /// Returns the pools that the token may list; `None` allows all pools.
     pub(super) fn listed_pools(&self) -> Option<Arc<PoolFilter>> {
         self.admitted.as_ref().map(|admitted| Arc::clone(&admitted.shown.token.pools))

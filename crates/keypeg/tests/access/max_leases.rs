@@ -241,3 +241,45 @@ mod durability {
         assert_full(acquire(&server, &limited, "default", &json!({})), 2);
     }
 }
+
+/// A request that waited once got a key with a token that was revoked meanwhile, up to five minutes
+/// later. The first request takes the fast path, the second one does not.
+#[test]
+fn a_request_that_waits_gets_no_key_once_its_token_is_revoked() {
+    let (tokens, admin, limited) = tokens("5");
+    let server = start(&tokens);
+    let body = json!({ "wait_seconds": 300 }).to_string();
+    let head = format!(
+        "POST {POOL}/leases HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {limited}\r\n\
+         content-type: application/json\r\n"
+    );
+    let len = body.len();
+    let texts = [
+        format!("{head}content-length: {len}\r\n\r\n{body}"),
+        format!("{head}transfer-encoding: chunked\r\n\r\n{len:x}\r\n{body}\r\n0\r\n\r\n"),
+    ];
+    let mut waiting = [server.client(), server.client()];
+    for (index, (client, text)) in waiting.iter_mut().zip(texts).enumerate() {
+        client.write(text.as_bytes()).unwrap();
+        eventually("waits", || {
+            let pool = server.client().with(&admin, &format!("GET {POOL}")).json();
+            (pool["waiting"] == index + 1).then_some(())
+        });
+    }
+    tokens.revoke("limited");
+    eventually("revoked", || {
+        (server.client().with(&limited, "GET /version").status == 401).then_some(())
+    });
+    fill(&server, &admin, "default", 1);
+    for client in &mut waiting {
+        let refused = client.read(false).unwrap();
+        assert_eq!(
+            refused.header("www-authenticate"),
+            Some("Bearer error=\"invalid_token\""),
+            "{refused:?}"
+        );
+        refused.problem(401, "unauthorized");
+    }
+    let grant = || acquire(&server, &admin, "default", &json!({})).status;
+    eventually("the key is available", || (grant() == 201).then_some(()));
+}

@@ -135,25 +135,47 @@ impl Operation {
             None => Ok(context.submit(call, idempotency)),
             answered => Err(answered),
         };
-        std::future::poll_fn(move |cx| match &mut pending {
-            Ok(reply) => Pin::new(reply).poll(cx).map(|reply| kind.payload(context, reply)),
-            Err(answered) => {
-                let answered = answered.take();
-                Poll::Ready(answered.expect("invariant: a future is polled until it is ready"))
+        std::future::poll_fn(move |cx| {
+            if kind.may_wait()
+                && let Err(problem) = context.admit_again()
+            {
+                // Dropped, the call leaves the wait queue, and a grant of it is revoked.
+                pending = Err(None);
+                return Poll::Ready(Err(kind.after_wait(problem)));
+            }
+            match &mut pending {
+                Ok(reply) => Pin::new(reply).poll(cx).map(|reply| kind.payload(context, reply)),
+                Err(answered) => {
+                    let answered = answered.take();
+                    Poll::Ready(answered.expect("invariant: a future is polled until it is ready"))
+                }
             }
         })
     }
 }
 
 impl OperationKind {
+    fn may_wait(&self) -> bool {
+        self.waited().is_some()
+    }
+
+    /// Returns how long the request may have waited for a key.
+    fn waited(&self) -> Option<Duration> {
+        match self {
+            Self::Acquire { since } => since.map(|since| since.elapsed()),
+            Self::Renew(_) | Self::Release(_) | Self::KeepAlive | Self::Verify(_) => None,
+        }
+    }
+
+    fn after_wait(&self, problem: Problem) -> Problem {
+        problem.after_wait(self.waited().unwrap_or_default())
+    }
+
     /// Maps the engine's reply to the payload.
     fn payload(&self, context: &RequestContext<'_>, reply: Reply) -> Result<Payload, Problem> {
         Ok(match self {
-            Self::Acquire { since } => {
-                let refused = |problem| {
-                    let waited = since.map_or(Duration::ZERO, |since| since.elapsed());
-                    Problem::of_grant(problem).after_wait(waited)
-                };
+            Self::Acquire { .. } => {
+                let refused = |problem| self.after_wait(Problem::of_grant(problem));
                 Payload::Granted(context.answer(reply).map_err(refused)?)
             }
             Self::Renew(pool) => {
