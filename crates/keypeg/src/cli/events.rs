@@ -56,9 +56,13 @@ impl EventsArgs {
                 Ended::Stream(error) => error,
             };
             if !self.follow {
+                let error = match ended {
+                    Some(error) => Some(error),
+                    None => self.refusal(&source).await,
+                };
                 let message = "the server ended the stream: --follow connects again";
                 return Err(
-                    ended.map_or_else(|| Failure::new(exit::UNAVAILABLE, message), Failure::from)
+                    error.map_or_else(|| Failure::new(exit::UNAVAILABLE, message), Failure::from)
                 );
             }
             if left < before {
@@ -73,6 +77,12 @@ impl EventsArgs {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RECONNECT.1);
         }
+    }
+
+    /// Asks the server why it has ended the stream: a token that was revoked is not admitted again.
+    async fn refusal(&self, source: &ClientSource) -> Option<Error> {
+        let asked = source.client().pool(&self.server.pool).await;
+        asked.err().filter(|error| error.problem().is_some() && !is_passing(error))
     }
 
     /// Prints the events of one connection. Fails if another connection would not help.

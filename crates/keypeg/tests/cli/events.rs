@@ -2,9 +2,11 @@
 
 use super::tool::{check, json_of, tool, utf8};
 use crate::support::proxy::{Fault, Proxy};
-use crate::support::{Server, TempDir};
+use crate::support::tokens::Tokens;
+use crate::support::{Server, TempDir, eventually};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Lines};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, ChildStdout, Stdio};
 
 /// A command that prints events.
@@ -128,4 +130,27 @@ fn what_another_connection_cannot_change_ends_the_command() {
     json_of(&server, &["generate"]);
     let output = process.wait_with_output().unwrap();
     assert_eq!((output.status.code(), utf8(&output.stderr)), (Some(0), String::new()));
+}
+
+/// A stream of a revoked token once ended with the advice to connect again, which the server refuses.
+#[test]
+fn the_end_of_a_stream_names_a_token_that_was_revoked() {
+    let tokens = Tokens::new();
+    let admin = tokens.add("admin", "*", &["admin"], &[]);
+    let revoked = tokens.add("revoked", "*", &["read"], &[]);
+    let server = Server::in_memory(&tokens.args().each_ref().map(String::as_str));
+    let url = format!("http://{}", server.addr());
+    std::fs::write(tokens.path().with_file_name("token"), revoked.as_bytes()).unwrap();
+    let file = tokens.path().with_file_name("token");
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
+    let mut events = Following::start(&url, &["--token-file", file.to_str().unwrap()]);
+    assert!(events.next().contains("resync"));
+    tokens.revoke("revoked");
+    eventually("revoked", || {
+        (server.client().with(&revoked, "GET /version").status == 401).then_some(())
+    });
+    server.client().with(&admin, "POST /v1/pools/default/keys").is(201, &json!({}));
+    let (code, said) = events.end();
+    assert_eq!(code, Some(77), "{said}");
+    assert!(said.contains("token") && !said.contains("--follow"), "{said}");
 }
