@@ -3,7 +3,7 @@
 //! The bytes of a file are durable after its `sync`, its name after `sync_dir`; no other guarantee
 //! is made. This file does not know the journal or any other file format.
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, FlockOperation, Gid, Mode, OFlags, Stat, Uid};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt};
@@ -58,6 +58,8 @@ pub struct Directory {
     dir: File,
     /// How existing files are opened: a check needs, and has, no permission to write.
     access: OFlags,
+    /// Whom root gives the files that it creates; `None` if this process is not root.
+    owner: Option<(Uid, Gid)>,
 }
 
 /// Zero bytes that one write of a new file contains.
@@ -96,7 +98,8 @@ impl Directory {
         // The lock is on the directory itself: unlike a lock file it cannot be removed, and unlike
         // an fcntl lock it is not lost when another descriptor of the directory is closed.
         rustix::fs::flock(&dir, lock)?;
-        Ok(Self { dir, access })
+        let owner = rustix::process::geteuid().is_root().then(|| owner_of(&dir)).transpose()?;
+        Ok(Self { dir, access, owner })
     }
 
     fn open_file(&self, name: &str, flags: OFlags) -> io::Result<File> {
@@ -113,6 +116,10 @@ impl Directory {
     pub(crate) fn create_empty(&self, name: &str) -> io::Result<File> {
         let file = self.open_file(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)?;
         rustix::fs::fchmod(&file, FILE_MODE)?;
+        if let Some((user, group)) = self.owner {
+            // A file system can refuse it. The next start then names the owner and the next step.
+            let _ = rustix::fs::fchown(&file, Some(user), Some(group));
+        }
         Ok(file)
     }
 
@@ -139,6 +146,12 @@ impl Directory {
         }
         Ok(names)
     }
+}
+
+/// Returns the owner of the directory: the user of the server, also where root runs a command on it.
+fn owner_of(dir: &File) -> io::Result<(Uid, Gid)> {
+    let found = rustix::fs::fstat(dir)?;
+    Ok((Uid::from_raw(found.st_uid), Gid::from_raw(found.st_gid)))
 }
 
 /// Creates a directory and its parents; returns false if it exists.

@@ -7,7 +7,7 @@
 use crate::support::tokens::Tokens;
 use crate::support::{Server, TempDir, binary, exit_within, keypeg, keypeg_under, skipped};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{Permissions, set_permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -263,5 +263,61 @@ fn a_missing_permission_has_its_own_exit_code() {
             exit_within(command.args(args).env_clear().uid(OTHER_USER).gid(OTHER_USER));
         assert_eq!(code, Some(77), "{args:?}: {said}");
         assert!(said.contains(says), "{args:?}: {said}");
+    }
+}
+
+/// Root's commands on the directory of a server that runs as another user once left files of root in
+/// it, and the server did not start.
+#[test]
+fn what_root_writes_into_a_directory_belongs_to_the_user_of_the_server() {
+    let name = "what_root_writes_into_a_directory_belongs_to_the_user_of_the_server";
+    if !can_change_user(name) {
+        return;
+    }
+    let dir = TempDir::new();
+    let path = |name: &str| dir.path().join(name);
+    let keypeg_command = |args: &[&str]| {
+        let mut command = Command::new(binary());
+        command.args(args).env_clear().current_dir(dir.path());
+        command
+    };
+    for key in ["seal.key", "new.key"] {
+        ends(&mut keypeg_command(&["seal", "new", key]), 0, "");
+        // As the packages do: the server may read it, and cannot change it.
+        chown(path(key), None, Some(OTHER_USER)).unwrap();
+        chmod(&path(key), 0o640);
+    }
+    let serve = |data: &str, key: &str| {
+        let mut serve = keypeg(&["--data", path(data).to_str().unwrap()]);
+        serve.args(["--seal-key", path(key).to_str().unwrap()]).uid(OTHER_USER).gid(OTHER_USER);
+        Server::logged(&mut serve, &path("log"))
+    };
+    let owners = |data: &str| {
+        let files = std::fs::read_dir(path(data)).unwrap();
+        let owner = |file: std::fs::Metadata| (file.uid(), file.gid(), file.mode() & 0o777);
+        files.map(|file| owner(file.unwrap().metadata().unwrap())).collect::<BTreeSet<_>>()
+    };
+    let is_theirs = BTreeSet::from([(OTHER_USER, OTHER_USER, 0o600)]);
+    let directory = |data: &str| {
+        std::fs::create_dir(path(data)).unwrap();
+        chown(path(data), Some(OTHER_USER), Some(OTHER_USER)).unwrap();
+    };
+    directory("data");
+    stop(serve("data", "seal.key"));
+    let rotate = ["seal", "rotate", "--data", "data", "--seal-key", "seal.key"];
+    ends(keypeg_command(&rotate).args(["--new-seal-key", "new.key"]), 0, "");
+    assert_eq!(owners("data"), is_theirs);
+    stop(serve("data", "new.key"));
+    #[cfg(feature = "cli")]
+    {
+        directory("restored");
+        let server = serve("data", "new.key");
+        let url = format!("http://{}", server.addr());
+        ends(keypeg_command(&["backup", "a.backup"]).env("KEYPEG_SERVER", url), 0, "");
+        let restore = ["restore", "a.backup", "--data", "restored", "--seal-key", "new.key"];
+        ends(&mut keypeg_command(&restore), 0, "");
+        assert_eq!(owners("restored"), is_theirs);
+        stop(serve("restored", "new.key"));
+        stop(server);
     }
 }
