@@ -146,9 +146,10 @@ impl Summary {
         );
         let hold = duration::shown(Duration::from_millis(report.hold_us.div_ceil(1_000)));
         let result = format!(
-            "{} count as leased to \"(restored)\" for up to {hold} from the first start, {} rest \
+            "{} count{} as leased to \"(restored)\" for up to {hold} from the first start, {} rest \
              for longer, {} stay quarantined, and the first token is {}",
             Count(*held, "key"),
+            if *held == 1 { "s" } else { "" },
             report.resting,
             report.quarantined,
             report.first_token,

@@ -4,6 +4,7 @@
 //! disk allows.
 
 use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
 use std::ffi::OsString;
 use std::fs::{File, rename};
 use std::io::{self, Write};
@@ -120,7 +121,13 @@ fn create_or_open(path: &Path) -> io::Result<File> {
         rustix::fs::fchmod(&file, mode)?;
         return Ok(File::from(file));
     }
-    let file = File::from(open(path, flags, mode)?);
+    let file = File::from(open(path, flags, mode).map_err(|error| match error {
+        Errno::LOOP => io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is a symbolic link, which is not followed: name the file itself",
+        ),
+        error => error.into(),
+    })?);
     if file.metadata()?.is_file() {
         return Ok(file);
     }
