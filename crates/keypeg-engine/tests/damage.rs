@@ -5,7 +5,7 @@
 
 mod support;
 
-use keypeg_core::{NewLabels, PoolName};
+use keypeg_core::{NEVER_US, NewLabels, PoolName, TOKEN_MAX};
 use keypeg_engine::EngineConfig;
 use keypeg_engine::disk::Disk;
 use keypeg_store::{Call, Reply};
@@ -162,4 +162,115 @@ fn a_start_deletes_the_rows_that_a_killed_server_has_left_of_a_deleted_pool() {
     // What remains is deleted: the next start finds nothing to do.
     let mut driver = open();
     assert!(!driver.checkpointer.as_mut().unwrap().step().unwrap());
+}
+
+/// Where the header of a segment and the frame of a batch have these fields; see docs/format.md.
+const HEAD_CLOCK: usize = 88;
+const HEAD_NEXT_KEY: usize = 96;
+const HEAD_NEXT_POOL: usize = 104;
+const HEAD_TOKENS: usize = 112;
+const BATCH_CLOCK: usize = 56;
+/// Each CRC covers the bytes after it.
+const HEAD_CRC: std::ops::Range<usize> = 12..16;
+const BATCH_CRC: std::ops::Range<usize> = 4..8;
+/// The length of a segment's header.
+const SEGMENT_HEAD: usize = 4096;
+
+/// Changes a number in the header of the last segment in use, with a valid CRC.
+fn set_in_head(disk: &SimDisk, offset: usize, number: u64) {
+    disk.damage(&last_used(disk), |bytes| {
+        bytes[offset..offset + 8].copy_from_slice(&number.to_le_bytes());
+        let crc = crc32fast::hash(&bytes[HEAD_CRC.end..SEGMENT_HEAD]);
+        bytes[HEAD_CRC].copy_from_slice(&crc.to_le_bytes());
+    });
+}
+
+/// Changes the clock of each batch of the last segment in use, with a valid CRC.
+fn set_batch_clocks(disk: &SimDisk, lease_us: u64) {
+    disk.damage(&last_used(disk), |bytes| {
+        let mut at = SEGMENT_HEAD;
+        assert_eq!(&bytes[at..at + 4], b"KPGB", "the segment has a batch");
+        while bytes[at..].starts_with(b"KPGB") {
+            let frame = &mut bytes[at..];
+            let body = u32::from_le_bytes(frame[LENGTH].try_into().unwrap()) as usize;
+            frame[BATCH_CLOCK..BATCH_CLOCK + 8].copy_from_slice(&lease_us.to_le_bytes());
+            let crc = crc32fast::hash(&frame[BATCH_CRC.end..BATCH_HEAD + body]);
+            frame[BATCH_CRC].copy_from_slice(&crc.to_le_bytes());
+            at += (BATCH_HEAD + body).next_multiple_of(8);
+        }
+    });
+}
+
+/// Returns the newest segment that has a header: the ones after it are preallocated.
+fn last_used(disk: &SimDisk) -> String {
+    let used = |name: &String| disk.read(name).unwrap().starts_with(b"KEYPEGSG");
+    segments(disk).into_iter().rfind(used).unwrap()
+}
+
+/// A valid CRC does not make a number possible: a clock beyond every deadline, or a counter without
+/// room for what the server adds to it, would overflow later, while the server runs.
+#[test]
+fn numbers_that_no_server_reaches_are_refused_and_the_largest_ones_are_not() {
+    const CLOCK: &str = "the clock value is out of range";
+    const COUNTER: &str = "a counter is out of range";
+    let (clock_end, tokens_max) = (NEVER_US / 2, TOKEN_MAX - (1 << 50));
+    let (disk, clock) = (SimDisk::new(), ManualClock::new());
+    let mut driver = try_open(&disk, &clock, 1).unwrap();
+    driver.generate(3);
+    driver.acquire("job-7").unwrap();
+    drop(driver);
+    let in_head = |offset, number| {
+        let disk = disk.copy();
+        set_in_head(&disk, offset, number);
+        try_open(&disk, &clock, 1).map(drop)
+    };
+    let refused = |opened: Result<(), String>, says: &str| {
+        let error = opened.expect_err(says);
+        assert!(error.contains(says), "{error}");
+    };
+    // Later facts can contradict the number, but it is in its range.
+    let in_range = |opened: Result<(), String>| {
+        let error = opened.err().unwrap_or_default();
+        assert!(!error.contains("out of range"), "{error}");
+    };
+    refused(in_head(HEAD_CLOCK, clock_end), CLOCK);
+    for (offset, max) in [
+        (HEAD_NEXT_KEY, u64::MAX / 2),
+        (HEAD_NEXT_POOL, u64::from(u32::MAX / 2)),
+        (HEAD_TOKENS, tokens_max),
+    ] {
+        refused(in_head(offset, max + 1), COUNTER);
+        in_range(in_head(offset, max));
+    }
+    let with_batch_clock = |lease_us| {
+        let disk = disk.copy();
+        set_batch_clocks(&disk, lease_us);
+        try_open(&disk, &clock, 1).map(drop)
+    };
+    refused(with_batch_clock(clock_end), CLOCK);
+    in_range(with_batch_clock(clock_end - 1));
+}
+
+/// The last clock of a journal belongs to the boot of its last segment, even where that segment
+/// begins with an earlier lease time. With the boot before, downtime would not count.
+#[test]
+fn downtime_counts_from_the_boot_of_the_last_segment() {
+    let (disk, clock) = (SimDisk::new(), ManualClock::new());
+    let mut driver = try_open(&disk, &clock, 1).unwrap();
+    clock.advance_ms(1_000);
+    // The last batches are not proven durable, so the next segment takes them over.
+    for _ in 0..4 {
+        driver.generate(1);
+        driver.acquire("job-7").unwrap();
+    }
+    drop(driver);
+    clock.reboot();
+    drop(try_open(&disk, &clock, 1).unwrap());
+    let head = disk.read(&last_used(&disk)).unwrap();
+    let lease_us = u64::from_le_bytes(head[HEAD_CLOCK..HEAD_CLOCK + 8].try_into().unwrap());
+    set_in_head(&disk, HEAD_CLOCK, lease_us - 1);
+    set_batch_clocks(&disk, lease_us - 1);
+    clock.advance_ms(60_000);
+    let mut driver = try_open(&disk, &clock, 1).unwrap();
+    driver.acquire("the next one").expect("the leases of a minute have ended");
 }
