@@ -416,7 +416,8 @@ fn create_longest(
 ) -> io::Result<(Box<dyn DiskFile>, u64)> {
     loop {
         match disk.create(name, len) {
-            Err(error) if is_full(&error) => {
+            // A limit of a file's size stays, so a start names it: each later segment would fail.
+            Err(error) if is_full(&error) && error.kind() != io::ErrorKind::FileTooLarge => {
                 // The file exists up to the length that could be written.
                 if disk.list()?.iter().any(|left| left == name) {
                     disk.remove(name)?;

@@ -95,7 +95,7 @@ async fn watch(mut signals: Signals, stop: oneshot::Sender<()>) {
         match (signals.next().await, stop.take()) {
             (Wanted::Reload, stop_later) => {
                 tracing::info!(
-                    "SIGHUP: rereads the files of tokens, certificate and seal key, and reopens the audit log, if any"
+                    "SIGHUP: rereads the files of tokens, certificates, authorities and seal keys, and reopens the audit log, if any"
                 );
                 // A task: this one must stay free for the next signal.
                 tokio::spawn(reload());
