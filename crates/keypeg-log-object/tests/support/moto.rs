@@ -1,6 +1,7 @@
 //! An S3 server of the test's own: moto, a double of S3 that enforces the condition of a creation. It
 //! is installed below `target/`, once, and serves on a free port of the loopback address.
 
+use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -29,9 +30,12 @@ print(port, flush=True)
 sys.stdin.read()
 ";
 
-/// Returns a Python with moto; `None` where it cannot be installed.
+/// Returns a Python with moto; `None` where it cannot be installed. Several test programs run at a time,
+/// and one of them installs it, while the others wait.
 fn python() -> Option<PathBuf> {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let lock = File::create(target.join("moto.lock")).expect("a lock file");
+    lock.lock().expect("the lock"); // until the file is dropped
     let venv = target.join("moto");
     let python = venv.join("bin/python");
     if works(Command::new(&python).args(["-c", "import moto.server"])) {

@@ -3,7 +3,7 @@
 
 use super::refusals::assert_explained;
 use super::{Log, Piece, cases, each, long_values, unhex};
-use crate::support::{Server, TempDir, binary, exit_within, keypeg};
+use crate::support::{ANY_PORT, Server, TempDir, binary, exit_within, keypeg};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -100,6 +100,7 @@ fn invalid_configuration_files_are_refused() {
             let bytes = case.hex.as_ref().map_or_else(text, |hex| unhex(hex));
             std::fs::write(&file, bytes).unwrap();
             let mut command = keypeg(&["--config"]);
+            command.env_remove(ANY_PORT.0); // it would hide the file's `listen`
             command.arg(&file).args(&case.args).env("KEYPEG_DATA", dir.path().join("data"));
             let (exit, out, said) = exit_within(&mut command);
             assert_eq!(exit, Some(78), "{said:.2000}");

@@ -1,12 +1,13 @@
 //! The command line of `serve`: arguments, variables and files that are refused, and their exit
 //! codes.
 
-use crate::support::{Server, TempDir, binary, exit_of, keypeg, keypeg_under};
+use crate::support::{ANY_PORT, Server, TempDir, binary, exit_of, keypeg, keypeg_under};
 use serde_json::json;
 use std::process::Command;
 
 fn check(args: &[&str], env: &[(&str, &str)], exit: i32, says: &str) {
-    let (code, said) = exit_of(keypeg(args).envs(env.iter().copied()));
+    // The variable would hide a file's `listen`.
+    let (code, said) = exit_of(keypeg(args).env_remove(ANY_PORT.0).envs(env.iter().copied()));
     assert_eq!(code, exit, "{args:?} {env:?}: {said}");
     assert!(said.contains(says), "{args:?} {env:?}: {said}");
 }

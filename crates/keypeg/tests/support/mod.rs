@@ -141,15 +141,19 @@ impl Drop for Server {
     }
 }
 
+/// The variable with which a server that a test expects to be refused does not listen on the default
+/// port, which another test may use at that moment.
+pub(crate) const ANY_PORT: (&str, &str) = ("KEYPEG_LISTEN", "127.0.0.1:0");
+
 /// Returns the binary: the one built with the tests, or the one that `KEYPEG_BINARY` names.
 pub(crate) fn binary() -> OsString {
     std::env::var_os("KEYPEG_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_keypeg").into())
 }
 
-/// Returns the command `keypeg serve` with an empty environment.
+/// Returns the command `keypeg serve` with an environment that has only [`ANY_PORT`].
 pub(crate) fn keypeg(args: &[&str]) -> Command {
     let mut command = Command::new(binary());
-    command.arg("serve").args(args).env_clear();
+    command.arg("serve").args(args).env_clear().env(ANY_PORT.0, ANY_PORT.1);
     command
 }
 
@@ -157,6 +161,7 @@ pub(crate) fn keypeg(args: &[&str]) -> Command {
 pub(crate) fn keypeg_under(words: &[&str], args: &[&str]) -> Command {
     let mut command = Command::new(words[0]);
     command.args(&words[1..]).arg(binary()).arg("serve").args(args).env_clear();
+    command.env(ANY_PORT.0, ANY_PORT.1);
     command
 }
 

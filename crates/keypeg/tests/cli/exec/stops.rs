@@ -2,7 +2,7 @@
 
 use super::{Kind, LATE, Run, is_available, key, server, url, words};
 use crate::support::late::unless_late;
-use crate::support::{TempDir, binary, eventually, skipped};
+use crate::support::{Server, TempDir, binary, eventually, skipped};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, kill_process};
@@ -245,6 +245,15 @@ fn a_repeated_sigterm_does_not_extend_the_grace() {
     assert_eq!(key(&server)["state"], "available");
 }
 
+/// Starts a shell script under `exec`, which writes to the file in `$LOG`; returns the process of exec.
+fn start_script(server: &Server, grace: &str, script: &str, log: &Path) -> Child {
+    let mut command = Command::new(binary());
+    command.args(["exec", "--pool", "ci", "--grace", grace, "--", "/bin/sh", "-c", script]);
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("LOG", log);
+    command.env("KEYPEG_SERVER", url(server)).stdin(Stdio::null()).stderr(Stdio::null());
+    command.spawn().unwrap()
+}
+
 /// Regression: SIGTERM for exec reached the process group only. A process in a session of its own got
 /// no SIGTERM, and after the whole grace SIGKILL. In the group a process that cleans up must not get
 /// a second one. `inside` ends only after its own: `exec` sends them one after the other.
@@ -260,11 +269,7 @@ fn after_a_sigterm_each_process_that_is_left_gets_sigterm_once() {
                until grep -q outside "$LOG" && grep -q inside "$LOG"; do sleep 0.02; done' &
         while :; do sleep 0.02; done"#;
     let log = dir.path().join("log");
-    let mut command = Command::new(binary());
-    command.args(["exec", "--pool", "ci", "--grace", "1h", "--", "/bin/sh", "-c", script]);
-    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("LOG", &log);
-    command.env("KEYPEG_SERVER", url(&server)).stdin(Stdio::null()).stderr(Stdio::null());
-    let mut process = command.spawn().unwrap();
+    let mut process = start_script(&server, "1h", script, &log);
     let lines = || {
         let text = std::fs::read_to_string(&log).unwrap_or_default();
         let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
@@ -292,11 +297,7 @@ fn a_process_outside_the_group_gets_sigterm_also_under_a_command_that_ignores_it
         until grep -q outside "$LOG"; do sleep 0.02; done
         exit 43"#;
     let log = dir.path().join("log");
-    let mut command = Command::new(binary());
-    command.args(["exec", "--pool", "ci", "--grace", "2m", "--", "/bin/sh", "-c", script]);
-    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("LOG", &log);
-    command.env("KEYPEG_SERVER", url(&server)).stdin(Stdio::null()).stderr(Stdio::null());
-    let mut process = command.spawn().unwrap();
+    let mut process = start_script(&server, "2m", script, &log);
     let text = || std::fs::read_to_string(&log).unwrap_or_default();
     let outside: i32 = eventually("it runs", || text().strip_suffix('\n')?.parse().ok());
     kill_process(Pid::from_raw(outside).unwrap(), Signal::STOP).unwrap();
@@ -316,15 +317,11 @@ fn a_process_that_a_command_starts_while_it_ends_gets_sigterm_too() {
     let server = server(&[], 3600.0);
     let dir = TempDir::new();
     let script = r#"
-        trap 'setsid sh -c "while :; do sleep 0.02; done" & exit 43' TERM
+        trap 'setsid sleep 1000 & exit 43' TERM
         echo up >"$LOG"
-        while :; do sleep 0.02; done"#;
+        sleep 1000 & wait"#;
     let log = dir.path().join("log");
-    let mut command = Command::new(binary());
-    command.args(["exec", "--pool", "ci", "--grace", "1h", "--", "/bin/sh", "-c", script]);
-    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("LOG", &log);
-    command.env("KEYPEG_SERVER", url(&server)).stdin(Stdio::null()).stderr(Stdio::null());
-    let mut process = command.spawn().unwrap();
+    let mut process = start_script(&server, "1h", script, &log);
     eventually("it runs", || std::fs::read(&log).ok().filter(|text| text.ends_with(b"\n")));
     kill_process(Pid::from_child(&process), Signal::TERM).unwrap();
     let status = eventually("all processes end", || process.try_wait().unwrap());
