@@ -24,7 +24,7 @@ pub(crate) use sockets::{has_read, reserve_port};
 use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -171,12 +171,10 @@ pub(crate) fn skipped(test: &str, why: &str) {
     let _ = writeln!(std::io::stderr(), "\nskipped test: {test}: {why}");
 }
 
-/// Runs a command that ends by itself; returns its exit code and its stderr.
+/// Like [`exit_within`], of a command that must end by itself; returns its exit code and its stderr.
 pub(crate) fn exit_of(command: &mut Command) -> (i32, String) {
-    let mut process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut stderr = String::new();
-    process.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-    (process.wait().unwrap().code().expect("ended by itself"), stderr)
+    let (code, _, stderr) = exit_within(command);
+    (code.unwrap_or_else(|| panic!("{command:?} did not end: {stderr}")), stderr)
 }
 
 /// Runs a command that should end by itself, and kills it after [`PATIENCE`]; returns its exit
