@@ -24,6 +24,7 @@ use crate::tls::TlsFiles;
 use keypeg_core::{KEY_BYTES_MIN, Policy, PolicyPatch};
 use keypeg_store::LANE_MAX;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZero;
 use std::path::PathBuf;
 
 /// The default listen address.
@@ -58,6 +59,8 @@ pub struct Config {
     pub max_keys: u64,
     /// The memory that the server may take, in parts.
     pub(crate) memory: MemoryPlan,
+    /// The threads that answer HTTP, each a core.
+    pub(crate) http_threads: usize,
     /// Requests of a core that may wait for the engine.
     pub max_queued: usize,
     /// The most pools with series of their own in the metrics.
@@ -154,6 +157,7 @@ impl Config {
             policy_given: options.lease_ttl.is_some() || options.keepalive_ttl.is_some(),
             max_keys: memory.keys / KEY_BYTES_MIN,
             memory,
+            http_threads: options.http_threads.map_or_else(http_threads, |count| count.0 as usize),
             max_queued: options.max_queued.map_or(LANE_MAX, |max| max.0 as usize),
             metrics_pools: options.metrics_pools.map_or(METRICS_POOLS, |max| max.0 as usize),
             tokens,
@@ -179,6 +183,14 @@ impl Config {
         let listen = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
         Self { listen, ops_listen: None, tls: None, audit: None, ..self.clone() }
     }
+}
+
+/// Returns how many threads answer HTTP by default: one for each processor but one, which is left for
+/// the engine's thread. With one more, the threads take processors from each other: the requests of a
+/// core are then fewer at a time, and each costs more switches between threads.
+fn http_threads() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    (processors - 1).max(1)
 }
 
 /// Returns the seal key file, of its option or of the credential of the service.

@@ -77,7 +77,6 @@ use std::fmt;
 use std::future::Future;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
-use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tls::{TlsAcceptor, TlsFilesError};
@@ -105,9 +104,9 @@ const BACKLOG: i32 = 4_096;
 
 /// Raises the limit of open files as far as allowed, and refuses too low a limit. To be called before
 /// [`serve`], whose number of connections depends on the limit.
-pub fn raise_descriptor_limit() -> Result<(), Failure> {
+pub fn raise_descriptor_limit(config: &Config) -> Result<(), Failure> {
     http::accept::raise_descriptor_limit();
-    http::accept::check_descriptor_limit()
+    http::accept::check_descriptor_limit(config.http_threads)
 }
 
 /// Binds the listen address; connections wait in the backlog until [`serve`].
@@ -157,7 +156,7 @@ pub fn serve(
     tracing::info!("memory: {}", config.memory);
     clock::check_wall_clock()?;
     let ops = config.ops_listen.map(|listen| bind("--ops-listen", listen)).transpose()?;
-    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let cores = config.http_threads;
     let access = Arc::new(access(config)?);
     let tls = tls(config)?;
     let (audit, writer) = config.audit.clone().map(audit::open).transpose()?.unzip();

@@ -97,7 +97,13 @@ pub struct Options {
     #[arg(long, env = "KEYPEG_KEEPALIVE_TTL", value_name = "DURATION")]
     pub(crate) keepalive_ttl: Option<HumanDuration>,
 
-    /// Requests that may be queued, per processor core, 16 to 16384 [default: 16384]
+    /// Threads that answer HTTP, 1 to 256; by default the number of processors minus one, at least 1
+    ///
+    /// One more thread changes the pools, so all threads together have a processor each.
+    #[arg(long, env = "KEYPEG_HTTP_THREADS", value_name = "N")]
+    pub(crate) http_threads: Option<Bounded<1, 256>>,
+
+    /// Requests that may be queued, per HTTP thread, 16 to 16384 [default: 16384]
     ///
     /// Beyond it, new work is refused with 503. The same number again is reserved for releases,
     /// renewals, keep-alives and deletions.
@@ -226,6 +232,7 @@ impl Options {
             cluster_ca: self.cluster_ca.or(other.cluster_ca),
             lease_ttl: self.lease_ttl.or(other.lease_ttl),
             keepalive_ttl: self.keepalive_ttl.or(other.keepalive_ttl),
+            http_threads: self.http_threads.or(other.http_threads),
             max_queued: self.max_queued.or(other.max_queued),
             metrics_pools: self.metrics_pools.or(other.metrics_pools),
             memory: self.memory.or(other.memory),
@@ -314,7 +321,7 @@ mod tests {
         let text = "listen = \"[::1]:9\"\nops_listen = \"[::1]:10\"\ndata = 'd'\nexisting = false\nephemeral = true\n\
                     store = 'postgres://h/d'\nadvertise = 'http://h:1'\nserver_name = 'n'\nshards = 4\n\
                     cluster_ca = 'cca'\n\
-                    lease_ttl = \"2s\"\nkeepalive_ttl = \"1h\"\nmax_queued = 64\nmetrics_pools = 7\nmemory = '1GiB'\n\
+                    lease_ttl = \"2s\"\nkeepalive_ttl = \"1h\"\nhttp_threads = 3\nmax_queued = 64\nmetrics_pools = 7\nmemory = '1GiB'\n\
                     seal_key = 's'\nseal_existing = true\n\
                     insecure_listen = false\ntokens = 't'\ntls_cert = 'c'\n\
                     tls_key = 'k'\ntls_client_ca = 'ca'\naudit = 'a'\naudit_mib = 1\n\
@@ -324,7 +331,7 @@ mod tests {
         let file: Options = toml::from_str(text).unwrap();
         let line = "--listen [::1]:9 --ops-listen [::1]:10 --data d --existing=false --ephemeral \
                     --store postgres://h/d --advertise http://h:1 --server-name n --shards 4 --cluster-ca cca --lease-ttl 2s \
-                    --keepalive-ttl 1h --max-queued 64 --metrics-pools 7 --memory 1GiB --seal-key s --seal-existing --insecure-listen=false --tokens t \
+                    --keepalive-ttl 1h --http-threads 3 --max-queued 64 --metrics-pools 7 --memory 1GiB --seal-key s --seal-existing --insecure-listen=false --tokens t \
                     --tls-cert c --tls-key k --tls-client-ca ca \
                     --audit a --audit-mib 1 --audit-keep 0 --log-format json --allow-host h --behind-proxy ::1 --idle-timeout 10m \
                     --head-timeout 1s --body-timeout 2s --write-timeout 3s --write-rate 8";

@@ -99,7 +99,7 @@ fn serve(options: Options, open: OpenStore) -> Result<(), Failure> {
     // Before the store opens: it reads keys. For the whole process, which can run other servers.
     memory::keep_private();
     // Before the first runtime, which needs descriptors.
-    crate::raise_descriptor_limit()?;
+    crate::raise_descriptor_limit(&config)?;
     variables::warn_of_unknown(&Cli::command());
     // Before the engine's threads, and before the signals, which send messages.
     supervisor::start()?;

@@ -9,11 +9,12 @@ use crate::support::history::{
 };
 use crate::support::tokens::Tokens;
 use crate::support::volume::{Volume, run};
-use crate::support::{Server, TempDir, eventually, keypeg, keypeg_under, now, pause, skipped};
+use crate::support::{
+    HTTP_THREADS, Server, TempDir, eventually, keypeg, keypeg_under, now, pause, skipped,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::net::TcpStream;
-use std::num::NonZero;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -465,7 +466,7 @@ fn a_wall_clock_before_1970_refuses_a_start_and_ends_no_request() {
     step("+0");
     let mut server = start().unwrap();
     // Each core has begun to serve: connections are distributed round-robin.
-    for _ in 0..2 * std::thread::available_parallelism().map_or(1, NonZero::get) {
+    for _ in 0..2 * HTTP_THREADS {
         assert_eq!(server.client().with(&token, "GET /version").status, 200);
     }
     step("-80y");

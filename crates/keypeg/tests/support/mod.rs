@@ -150,18 +150,29 @@ pub(crate) fn binary() -> OsString {
     std::env::var_os("KEYPEG_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_keypeg").into())
 }
 
-/// Returns the command `keypeg serve` with an environment that has only [`ANY_PORT`].
+/// The threads for HTTP of each server: two, also on a machine with two processors, so that the tests
+/// find what differs between threads.
+pub(crate) const HTTP_THREADS: usize = 2;
+
+fn with_variables(command: &mut Command) {
+    let variables = [ANY_PORT, ("KEYPEG_HTTP_THREADS", &HTTP_THREADS.to_string())];
+    command.env_clear().envs(variables);
+}
+
+/// Returns the command `keypeg serve` with an environment that has only [`ANY_PORT`] and the number of
+/// [`HTTP_THREADS`].
 pub(crate) fn keypeg(args: &[&str]) -> Command {
     let mut command = Command::new(binary());
-    command.arg("serve").args(args).env_clear().env(ANY_PORT.0, ANY_PORT.1);
+    command.arg("serve").args(args);
+    with_variables(&mut command);
     command
 }
 
 /// Like [`keypeg`], run by another program: `words` stand before the binary on the command line.
 pub(crate) fn keypeg_under(words: &[&str], args: &[&str]) -> Command {
     let mut command = Command::new(words[0]);
-    command.args(&words[1..]).arg(binary()).arg("serve").args(args).env_clear();
-    command.env(ANY_PORT.0, ANY_PORT.1);
+    command.args(&words[1..]).arg(binary()).arg("serve").args(args);
+    with_variables(&mut command);
     command
 }
 

@@ -28,7 +28,6 @@ use keypeg_core::RandomSource;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::net::{IpAddr, TcpListener, TcpStream};
-use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -81,8 +80,7 @@ pub(crate) fn raise_descriptor_limit() {
 }
 
 /// Refuses a limit of file descriptors with which the server would start and serve no client.
-pub(crate) fn check_descriptor_limit() -> Result<(), Failure> {
-    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+pub(crate) fn check_descriptor_limit(cores: usize) -> Result<(), Failure> {
     let needed = (DESCRIPTORS_RESERVED + cores * DESCRIPTORS_OF_CORE + CONNECTIONS_MIN) as u64;
     match getrlimit(Resource::Nofile).maximum.filter(|limit| *limit < needed) {
         None => Ok(()),
