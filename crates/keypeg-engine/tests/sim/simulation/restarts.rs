@@ -363,12 +363,19 @@ impl Simulation {
         Ok(())
     }
 
-    /// Plays turns until all long calls are executed.
+    /// Plays 100 turns, and more while each 100 turns execute a long call: one may take several turns.
     fn execute_queued(&mut self) -> Checked {
-        for _ in 0..100 {
-            // The checkpointer serves lookups.
-            while self.faults.step_checkpointer() {}
-            self.turn(Vec::new())?;
+        let mut before = usize::MAX;
+        while self.queued.len() < before {
+            before = self.queued.len();
+            for _ in 0..100 {
+                // The checkpointer serves lookups.
+                while self.faults.step_checkpointer() {}
+                self.turn(Vec::new())?;
+            }
+            if self.queued.is_empty() {
+                break;
+            }
         }
         ensure!(self.queued.is_empty(), "long calls are never executed: {:?}", self.queued);
         Ok(())
