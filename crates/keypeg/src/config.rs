@@ -17,7 +17,7 @@ use crate::http::Timeouts;
 use crate::log::LogFormat;
 use crate::memory::{self, MemoryPlan};
 use crate::options::Options;
-use crate::options::value::{FilePath, Switch};
+use crate::options::value::{FilePath, HTTP_THREADS_MAX, Switch};
 use crate::proxies::Proxies;
 use crate::seal::SealSettings;
 use crate::tls::TlsFiles;
@@ -185,12 +185,12 @@ impl Config {
     }
 }
 
-/// Returns how many threads answer HTTP by default: one for each processor but one, which is left for
-/// the engine's thread. With one more, the threads take processors from each other: the requests of a
-/// core are then fewer at a time, and each costs more switches between threads.
+/// Returns how many threads answer HTTP by default: one for each processor that the process may use but
+/// one, which is left for the engine's thread. With more busy threads than processors, a core gets fewer
+/// requests at a time, and each costs more switches between threads.
 fn http_threads() -> usize {
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-    (processors - 1).max(1)
+    (processors - 1).clamp(1, HTTP_THREADS_MAX as usize)
 }
 
 /// Returns the seal key file, of its option or of the credential of the service.

@@ -14,7 +14,8 @@ use clap::Args;
 use serde::Deserialize;
 use std::path::PathBuf;
 use value::{
-    Bounded, FilePath, ListenAddr, MemorySize, QUEUE_MAX, SHARDS_MAX, StoreUrl, Switch, Timeout,
+    Bounded, FilePath, HTTP_THREADS_MAX, ListenAddr, MemorySize, QUEUE_MAX, SHARDS_MAX, StoreUrl,
+    Switch, Timeout,
 };
 
 /// The options that a source gives: the command line with its variables, or the file. An option
@@ -99,9 +100,9 @@ pub struct Options {
 
     /// Threads that answer HTTP, 1 to 256; by default the number of processors minus one, at least 1
     ///
-    /// One more thread changes the pools, so all threads together have a processor each.
+    /// Without --store, one more thread changes all pools; with it, each shard has a thread.
     #[arg(long, env = "KEYPEG_HTTP_THREADS", value_name = "N")]
-    pub(crate) http_threads: Option<Bounded<1, 256>>,
+    pub(crate) http_threads: Option<Bounded<1, HTTP_THREADS_MAX>>,
 
     /// Requests that may be queued, per HTTP thread, 16 to 16384 [default: 16384]
     ///

@@ -25,6 +25,8 @@ use toml::Value;
 
 /// The largest number of requests per core that may wait for the engine.
 pub(crate) const QUEUE_MAX: u32 = 16_384;
+/// The most threads that answer HTTP.
+pub(crate) const HTTP_THREADS_MAX: u32 = 256;
 /// The amounts of memory for which [`MemoryPlan`](crate::memory::MemoryPlan) has bounds, in bytes.
 const MEMORY_RANGE: RangeInclusive<u64> = MEMORY_MIN..=16 << 40;
 const _: () = assert!(QUEUE_MAX as usize == LANE_MAX);

@@ -282,6 +282,16 @@ fn the_time_of_a_request_does_not_contain_its_wait_for_a_key() {
 }
 
 #[test]
+fn each_http_thread_has_its_queue() {
+    for threads in [1, 3] {
+        let option = format!("--http-threads={threads}");
+        let text = Server::in_memory(&[&option]).client().ask("GET /metrics").body;
+        let queues = text.lines().filter(|line| line.starts_with("keypeg_lane_depth{core="));
+        assert_eq!(queues.count(), threads);
+    }
+}
+
+#[test]
 fn the_process_and_the_store_are_measured() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();

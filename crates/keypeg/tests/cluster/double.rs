@@ -190,7 +190,8 @@ impl Drop for Installation {
 }
 
 fn config(args: &[&str]) -> Config {
-    let fixed = ["keypeg", "serve", "--listen", "127.0.0.1:0", "--ephemeral"];
+    let fixed =
+        ["keypeg", "serve", "--listen", "127.0.0.1:0", "--ephemeral", "--http-threads", "2"];
     let cli = Cli::try_parse_from(fixed.iter().chain(args)).unwrap();
     let Command::Serve(options) = cli.command else { panic!("the command is serve") };
     Config::new(*options).unwrap()

@@ -55,7 +55,7 @@ impl Server {
         Self::run(keypeg(args).arg("--data").arg(dir.path().join("data")))
     }
 
-    /// Starts a server with exactly these arguments and environment variables.
+    /// Starts a server with these arguments and environment variables.
     pub(crate) fn given(args: &[&str], env: &[(&str, &str)]) -> Self {
         Self::run(keypeg(args).envs(env.iter().copied()))
     }

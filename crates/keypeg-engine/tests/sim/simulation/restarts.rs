@@ -363,19 +363,12 @@ impl Simulation {
         Ok(())
     }
 
-    /// Plays 100 turns, and more while each 100 turns execute a long call: one may take several turns.
+    /// Plays the turns that all long calls may take: ten for each, and a hundred at least.
     fn execute_queued(&mut self) -> Checked {
-        let mut before = usize::MAX;
-        while self.queued.len() < before {
-            before = self.queued.len();
-            for _ in 0..100 {
-                // The checkpointer serves lookups.
-                while self.faults.step_checkpointer() {}
-                self.turn(Vec::new())?;
-            }
-            if self.queued.is_empty() {
-                break;
-            }
+        for _ in 0..100.max(10 * self.queued.len()) {
+            // The checkpointer serves lookups.
+            while self.faults.step_checkpointer() {}
+            self.turn(Vec::new())?;
         }
         ensure!(self.queued.is_empty(), "long calls are never executed: {:?}", self.queued);
         Ok(())
