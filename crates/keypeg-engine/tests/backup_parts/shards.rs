@@ -2,12 +2,13 @@
 
 use super::support::shared_log::replica_config;
 use super::support::sim_disk::SimDisk;
-use super::support::{SeededRandom, WALL_US};
+use super::support::{Driver, SeededRandom, WALL_US};
 use super::{Original, options, restored_servers_have_the_same_keys, side_pool};
+use keypeg_core::{PolicyPatch, PoolName};
 use keypeg_engine::backup::{PoolShards, ShardParts, ShardsBackup};
 use keypeg_engine::disk::Disk;
 use keypeg_engine::{Replica, ReplicaConfig, ShardIdentity, restore_onto};
-use keypeg_store::BackupRefused;
+use keypeg_store::{BackupRefused, Call};
 use std::io::Read;
 use std::sync::Arc;
 
@@ -130,4 +131,33 @@ fn an_installation_of_a_backup_continues_its_tokens_whatever_the_time_is() {
         let next = replica.unwrap().pools().counters().tokens_reserved;
         assert!(next > token && next < token + (1 << 30), "{next} after {token}");
     }
+}
+
+/// Its number would give a new pool the retired ids and values of the deleted one.
+#[test]
+fn a_shard_of_a_backup_gives_no_pool_the_number_of_a_deleted_one() {
+    let mut original = Original::new(6);
+    let driver = &mut original.driver;
+    let next_pool = |driver: &Driver| driver.engine.pools().counters().next_pool;
+    let pool = PoolName::parse("deleted").unwrap();
+    let patch = Box::new(PolicyPatch::default());
+    driver.call(Call::PutPool { pool: pool.clone(), patch });
+    driver.call(Call::DeletePool { pool });
+    driver.checkpoint().unwrap();
+    let next = next_pool(driver);
+    let (bytes, _) = original.back_up();
+    assert_eq!(next_pool(&original.driver), next, "the calls create no pool");
+    let identity = ShardIdentity::of_backup(&mut &bytes[..], 2).unwrap();
+    let pools = PoolShards::read(&mut &bytes[..], &|_| 1).unwrap();
+    let mut snapshot = Vec::new();
+    pools
+        .write(0, &mut &bytes[..], |piece| {
+            snapshot.extend_from_slice(piece);
+            Ok::<_, BackupRefused>(())
+        })
+        .unwrap();
+    let config = ReplicaConfig { shard: 0, ..replica_config() };
+    let (disk, mut random) = (Arc::new(SimDisk::new()), SeededRandom(1));
+    let replica = Replica::from_snapshot(disk, &identity, &mut &snapshot[..], &config, &mut random);
+    assert_eq!(replica.unwrap().pools().counters().next_pool, next);
 }
