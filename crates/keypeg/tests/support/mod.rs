@@ -185,7 +185,7 @@ pub(crate) fn skipped(test: &str, why: &str) {
 /// Like [`exit_within`], of a command that must end by itself; returns its exit code and its stderr.
 pub(crate) fn exit_of(command: &mut Command) -> (i32, String) {
     let (code, _, stderr) = exit_within(command);
-    (code.unwrap_or_else(|| panic!("{command:?} did not end: {stderr}")), stderr)
+    (code.unwrap_or_else(|| panic!("{command:?} was killed: {stderr}")), stderr)
 }
 
 /// Runs a command that should end by itself, and kills it after [`PATIENCE`]; returns its exit
