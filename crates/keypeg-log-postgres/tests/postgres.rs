@@ -113,6 +113,39 @@ fn a_start_refuses_what_it_cannot_use_and_says_what_to_do() {
     assert!(error.contains("fsync is off") && error.contains("Set fsync = on"), "{error}");
 }
 
+/// A dump that was restored in part, or the tables of another program: what is missing is named, and what
+/// to do. No server creates a table beside those that exist: it would be empty.
+#[test]
+fn a_missing_table_or_column_is_named_with_the_next_step_and_not_created() {
+    let Some(programs) = programs("a_missing_table_or_column_is_named") else { return };
+    let (server, runtime) = (Server::start(&programs), runtime());
+    let log = |schema: &str| {
+        server.log(&format!("durability=storage&schema={schema}&timeout_s=60"), &runtime)
+    };
+    for (schema, change, missing) in [
+        ("a", "drop table a.frame", "relation \"a.frame\" does not exist (42P01)"),
+        ("b", "drop table b.head", "relation \"b.head\" does not exist (42P01)"),
+        ("c", "drop table c.server", "relation \"c.server\" does not exist (42P01)"),
+        ("d", "alter table d.head drop column proofs", "column \"proofs\""),
+        ("e", "alter table e.meta drop column version", "column \"version\""),
+    ] {
+        wait(log(schema).probe([1; 16])).expect("tables");
+        server.sql(change);
+        let log = log(schema);
+        let started = wait(log.probe([2; 16])).map(drop);
+        // The start needs no heartbeat.
+        let error = started.and_then(|()| wait(log.heartbeats()).map(drop)).expect_err(change);
+        assert!(matches!(error, LogError::Unsuitable(_)), "{change}: {error:?}");
+        let error = error.to_string();
+        assert!(error.contains(missing), "{change}: {error}");
+        assert!(error.contains("if they were there before, restore them"), "{change}: {error}");
+        assert!(error.contains("use another schema=NAME"), "{change}: {error}");
+        assert!(error.contains("does not exist (42"), "{change}: {error}");
+    }
+    let left = "select count(*) from pg_tables where schemaname in ('a', 'b', 'c', 'd', 'e')";
+    assert_eq!(server.sql(left), (5 * 6 - 3).to_string());
+}
+
 #[test]
 fn tls_checks_the_certificate_and_the_name_of_the_server() {
     let Some(programs) = programs("tls_checks_the_certificate") else { return };

@@ -6,8 +6,8 @@ use super::{SHARDS, Server, installation, wait_for};
 use crate::node::clock::{now, passed_since};
 use crate::node::presence::Presence;
 use keypeg_log::memory::MemoryLog;
-use keypeg_log::{Guarantee, SharedLog};
-use keypeg_store::{Cluster as _, ShardRole};
+use keypeg_log::{FrameKind, Guarantee, Shard, SharedLog};
+use keypeg_store::{Call, Cluster as _, Principal, Reply, Request, ShardRole};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -56,6 +56,40 @@ fn a_shard_that_cannot_be_taken_over_shows_why_until_it_has_an_owner() {
     is_full.store(false, Ordering::Relaxed);
     wait_for("all shards", || (server.owned() == usize::from(SHARDS)).then_some(()));
     assert!(errors().all(|error| error.is_empty()));
+    server.stop();
+}
+
+/// Each takeover reads the shard and writes to the store. Without a pause the next one follows at once.
+#[test]
+fn a_shard_that_is_lost_at_its_first_append_is_taken_over_once_a_second() {
+    let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new(Guarantee::Chained));
+    let identity = installation(&log);
+    let watched = Watched::new(Arc::clone(&log));
+    let refuses_turns = Arc::clone(&watched.refuses_turns);
+    let server = Server::start("one", Arc::new(watched), &identity);
+    wait_for("all shards", || (server.owned() == usize::from(SHARDS)).then_some(()));
+    let takeovers = || {
+        let frames = keypeg_log::wait(log.read(Shard::FIRST, 0, 1 << 20)).unwrap();
+        let count = frames.iter().filter(|frame| frame.kind() == FrameKind::Takeover).count();
+        u64::try_from(count).unwrap()
+    };
+    // An answer about pools needs an append, and also wakes the thread of the shard.
+    let list = || {
+        let call = Call::ListPools { from: None, limit: 10, filter: None };
+        let lane = &server.lanes.shards[usize::from(Shard::FIRST.get())];
+        keypeg_log::wait(lane.submit(Request::new(Principal::Anyone, call)))
+    };
+    let (before, start) = (takeovers(), now());
+    refuses_turns.store(true, Ordering::Relaxed);
+    let taken = wait_for("further takeovers", || {
+        let reply = list();
+        assert!(matches!(reply, Reply::Refused(_)), "{reply:?}");
+        Some(takeovers() - before).filter(|taken| *taken >= 6)
+    });
+    let seconds = passed_since(start).as_secs();
+    assert!(taken <= seconds + 2, "{taken} in {seconds} s");
+    refuses_turns.store(false, Ordering::Relaxed);
+    wait_for("an answer", || matches!(list(), Reply::Pools(_)).then_some(()));
     server.stop();
 }
 

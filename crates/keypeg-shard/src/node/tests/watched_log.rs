@@ -4,8 +4,8 @@
 use crate::node::clock::now;
 use bytes::Bytes;
 use keypeg_log::{
-    Append, Call as LogCall, Completed, Frame, Guarantee, Heartbeat, LogError, ProbeReport,
-    ServerName, Shard, SharedLog, Snapshot, SnapshotId, Tail,
+    Append, Call as LogCall, Completed, Frame, FrameKind, Guarantee, Heartbeat, LogError,
+    ProbeReport, ServerName, Shard, SharedLog, Snapshot, SnapshotId, Tail,
 };
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,6 +29,8 @@ pub(super) struct Watched {
     log: Arc<dyn SharedLog>,
     hides_others: bool,
     refuses: Arc<AtomicBool>,
+    /// Whether it does so for all frames but takeovers: each tenure ends with its first append.
+    pub(super) refuses_turns: Arc<AtomicBool>,
     /// Whether the store has no space: no append is stored.
     pub(super) is_full: Arc<AtomicBool>,
     /// The position of the last frame before a hole in each shard; 0 without a hole.
@@ -47,7 +49,7 @@ pub(super) struct Watched {
 impl Watched {
     pub(super) fn new(log: Arc<dyn SharedLog>) -> Self {
         let before_read = BeforeRead::default();
-        let (refuses, is_full) = (Arc::default(), Arc::default());
+        let (refuses, refuses_turns, is_full) = (Arc::default(), Arc::default(), Arc::default());
         let (hole_above, begun) = (Arc::default(), Arc::default());
         let lists = AtomicU64::default();
         let (meeting, later) = (None, None);
@@ -55,6 +57,7 @@ impl Watched {
             log,
             hides_others: false,
             refuses,
+            refuses_turns,
             is_full,
             hole_above,
             begun,
@@ -84,7 +87,9 @@ impl SharedLog for Watched {
     }
 
     fn append<'a>(&'a self, frame: &'a Frame) -> LogCall<'a, Append> {
-        if self.refuses.load(Ordering::Relaxed) {
+        let refuses_turns = self.refuses_turns.load(Ordering::Relaxed);
+        let is_refused = refuses_turns && frame.kind() == FrameKind::Turn;
+        if is_refused || self.refuses.load(Ordering::Relaxed) {
             return Box::pin(async { Append::Taken });
         }
         if self.is_full.load(Ordering::Relaxed) {
