@@ -40,6 +40,7 @@ mod timeouts;
 mod verified_keys;
 mod watchdog;
 
+pub(crate) use connection::descriptors::{DescriptorNeeds, raise_descriptor_limit};
 pub(crate) use connection::{accept, bound_kernel_buffers};
 pub(crate) use lanes::Lanes;
 pub(crate) use metrics::StartInfo;

@@ -72,6 +72,7 @@ pub use signals::stop_signal;
 pub use store::open as open_store;
 
 use access::{Access, Gate};
+use http::DescriptorNeeds;
 use keypeg_store::{OpenedStore, StartReport};
 use std::fmt;
 use std::future::Future;
@@ -105,8 +106,8 @@ const BACKLOG: i32 = 4_096;
 /// Raises the limit of open files as far as allowed, and refuses too low a limit. To be called before
 /// [`serve`], whose number of connections depends on the limit.
 pub fn raise_descriptor_limit(config: &Config) -> Result<(), Failure> {
-    http::accept::raise_descriptor_limit();
-    http::accept::check_descriptor_limit(config.http_threads)
+    http::raise_descriptor_limit();
+    DescriptorNeeds::of(config).check()
 }
 
 /// Binds the listen address; connections wait in the backlog until [`serve`].
@@ -172,6 +173,13 @@ pub fn serve(
     let opening = clock::stopwatch();
     let OpenedStore { store, lanes, report, cluster } = open(cores)?;
     let recovery_time = opening.elapsed();
+    let shards = cluster.as_ref().map(|cluster| cluster.shards());
+    let descriptors = DescriptorNeeds { shards, ..DescriptorNeeds::of(config) };
+    // The store can have more shards than a new one.
+    if let Err(failure) = descriptors.check() {
+        store.stop();
+        return Err(failure);
+    }
     let lanes: Vec<_> =
         lanes.into_iter().map(|lanes| http::Lanes::new(lanes, cluster.clone())).collect();
     for lane in lanes.iter().flat_map(http::Lanes::all) {
@@ -206,6 +214,7 @@ pub fn serve(
         recovery_time,
         metrics_pools: config.metrics_pools,
         memory: config.memory,
+        descriptors,
         store_metrics: store.metrics(),
         backups: store.backups(),
         key_versions: store.key_versions(),
@@ -257,7 +266,8 @@ fn tls(config: &Config) -> Result<Option<Arc<TlsAcceptor>>, Failure> {
 }
 
 fn connections_max(config: &Config) -> usize {
-    http::accept::connections_max(config.memory.connections, config.tls.is_some())
+    let (memory, descriptors) = (config.memory.connections, DescriptorNeeds::of(config));
+    http::accept::connections_max(memory, config.tls.is_some(), descriptors)
 }
 
 /// The result of [`check`]; its `Display` is the line that `keypeg check` prints.

@@ -2,6 +2,7 @@
 
 pub(crate) mod accept;
 mod client;
+pub(super) mod descriptors;
 mod fast_path;
 mod framing;
 mod handshake;

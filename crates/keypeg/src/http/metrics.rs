@@ -13,6 +13,7 @@ mod process;
 mod server;
 mod shared;
 
+use super::connection::descriptors::DescriptorNeeds;
 use super::connection::places::Places;
 use super::lanes::Lanes;
 use crate::access::Access;
@@ -57,6 +58,8 @@ pub(crate) struct StartInfo {
     pub(crate) metrics_pools: usize,
     /// The bounds of the server's memory.
     pub(crate) memory: MemoryPlan,
+    /// What takes file descriptors beside connections.
+    pub(crate) descriptors: DescriptorNeeds,
     /// The store's metrics.
     pub(crate) store_metrics: Arc<StoreMetrics>,
     /// The source of backups.

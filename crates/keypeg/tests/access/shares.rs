@@ -2,13 +2,13 @@
 //! answers every request of the others.
 
 use crate::support::tokens::Tokens;
-use crate::support::{Client, Server, TempDir, eventually, keypeg_under, skipped};
+use crate::support::{Client, HTTP_THREADS, Server, TempDir, eventually, keypeg_under, skipped};
 use serde_json::json;
 use std::process::Command;
 
 const POOL: &str = "/v1/pools/default";
 /// The number of connections of a server with 400 descriptors, and half of them.
-const CONNECTIONS: usize = 400 - 64;
+const CONNECTIONS: usize = 400 - 64 - 4 * HTTP_THREADS;
 const HALF: usize = CONNECTIONS / 2;
 
 fn metric(text: &str, name: &str) -> u64 {

@@ -14,7 +14,6 @@ use crate::support::{
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -227,36 +226,6 @@ fn out_of_memory_is_no_worse_than_a_crash() {
     });
     start_round(&Server::logged(&mut serve(&[], &data), &log), &history);
     assert!(history.lock().unwrap().counts().1 > 0);
-}
-
-/// Regression: clients took every descriptor, so the next segment failed and the server ended.
-#[test]
-fn clients_cannot_take_the_descriptors_that_the_journal_needs() {
-    if !has("prlimit", "clients_cannot_take_the_descriptors_that_the_journal_needs") {
-        return;
-    }
-    let dir = TempDir::new();
-    let (data, log) = (dir.path().join("data"), dir.path().join("log"));
-    let mut server =
-        Server::logged(&mut serve(&["prlimit", "--nofile=128:128", "--"], &data), &log);
-    let client = &mut server.client();
-    client.ask("POST /v1/pools/default/keys").is(201, &json!({}));
-    let idle: Vec<TcpStream> =
-        (0..300).map(|_| TcpStream::connect(server.addr()).unwrap()).collect();
-    // More than one segment, so that the server has to open another.
-    let many = json!({ "count": 10_000 });
-    client.send("PUT /v1/pools/bulk", &json!({ "key_length": 128 })).is(201, &json!({}));
-    for _ in 0..16 {
-        client.send("POST /v1/pools/bulk/keys", &many).is(201, &json!({}));
-    }
-    drop(idle);
-    eventually("a new connection is served", || {
-        let answer = server.client().try_send("GET /livez", &[], "").ok()?;
-        (answer.status == 200).then_some(())
-    });
-    assert_eq!(server.ended(), None);
-    assert_eq!(server.terminate().code(), Some(0), "{}", std::fs::read_to_string(&log).unwrap());
-    assert!(!std::fs::read_to_string(&log).unwrap().contains("panicked"));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 #[cfg(feature = "cli")]
 mod backup;
 mod cluster;
+mod descriptors;
 mod directories;
 mod faults;
 mod file_size;

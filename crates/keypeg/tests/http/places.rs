@@ -1,14 +1,14 @@
 //! Places of connections: when they run short, silent and idle connections make room, and those that
 //! are in use stay, however many connections a client opens.
 
-use crate::support::{Client, Server, TempDir, eventually, keypeg_under, skipped};
+use crate::support::{Client, HTTP_THREADS, Server, TempDir, eventually, keypeg_under, skipped};
 use serde_json::json;
 use std::net::{Ipv4Addr, TcpStream};
 use std::process::Command;
 
 const POOL: &str = "/v1/pools/default";
 /// The number of connections of a server with 400 descriptors, and where they run short.
-const CONNECTIONS: usize = 400 - 64;
+const CONNECTIONS: usize = 400 - 64 - 4 * HTTP_THREADS;
 const SHORT: usize = CONNECTIONS - CONNECTIONS / 8;
 
 /// Starts a server with few places; `None` where this is not possible.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::clock;
+use crate::http::connection::descriptors::DescriptorNeeds;
 use crate::http::metrics::{Metrics, StartInfo};
 use crate::http::origin::RequestId;
 use crate::http::timeouts::Timeouts;
@@ -29,6 +30,7 @@ fn app(lane: keypeg_store::Lane) -> App {
         recovery_time: Duration::ZERO,
         metrics_pools: 10,
         memory,
+        descriptors: DescriptorNeeds { http_threads: 1, has_ops: false, shards: None },
         store_metrics: Arc::default(),
         backups: None,
         key_versions: None,

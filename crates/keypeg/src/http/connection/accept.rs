@@ -6,11 +6,11 @@
 //! [`DRAIN_TIME`] to finish. A head that is incomplete then has a second.
 
 use super::client::Client;
+use super::descriptors::{DescriptorNeeds, OPS_CONNECTIONS_MAX};
 use super::fast_path::Buffers;
 use super::places::{Arrived, Place, Places};
 use super::serve::{read_clock_in_hyper, serve, serve_ops};
 use crate::clock;
-use crate::failure::{Failure, exit};
 use crate::http::app::{App, Server};
 use crate::http::history::History;
 use crate::http::lanes::Lanes;
@@ -25,7 +25,6 @@ use crate::share::{Budget, CallerId, ReservedBudget};
 use crate::supervisor;
 use crate::vital;
 use keypeg_core::RandomSource;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -43,15 +42,6 @@ const CONNECTIONS_MAX: usize = 10_000;
 const CONNECTION_BYTES: u64 = 8 << 10;
 /// The bytes that a connection with TLS takes.
 const TLS_CONNECTION_BYTES: u64 = 32 << 10;
-/// File descriptors reserved for the journal and the key set, which must be able to open files
-/// whatever clients do.
-const DESCRIPTORS_RESERVED: usize = 64;
-/// File descriptors of one core's runtime.
-const DESCRIPTORS_OF_CORE: usize = 4;
-/// A server with room for fewer connections is not worth a start.
-const CONNECTIONS_MIN: usize = 16;
-/// The most connections of the listener for operations, whose descriptors are reserved too.
-const OPS_CONNECTIONS_MAX: usize = 16;
 /// The most accepted connections in the queue of one core.
 const ARRIVALS_MAX: usize = 1_024;
 /// How long accepting pauses when the process or the system is out of descriptors or memory.
@@ -72,39 +62,11 @@ pub(crate) struct Listeners {
     pub(crate) ops: Option<TcpListener>,
 }
 
-/// Raises the soft limit of file descriptors to the hard limit: shells often set 1024, and each
-/// connection takes one. If that fails, accepting waits for free descriptors instead.
-pub(crate) fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
-}
-
-/// Refuses a limit of file descriptors with which the server would start and serve no client.
-pub(crate) fn check_descriptor_limit(cores: usize) -> Result<(), Failure> {
-    let needed = (DESCRIPTORS_RESERVED + cores * DESCRIPTORS_OF_CORE + CONNECTIONS_MIN) as u64;
-    match getrlimit(Resource::Nofile).maximum.filter(|limit| *limit < needed) {
-        None => Ok(()),
-        Some(limit) => {
-            let message = format!(
-                "the limit of open files is {limit}, and the server needs {needed} at least: raise \
-                 it (`ulimit -n`, LimitNOFILE)"
-            );
-            Err(Failure::new(exit::OS, message))
-        }
-    }
-}
-
 /// Returns the most connections at once that the descriptor limit and `memory` bytes allow.
-pub(crate) fn connections_max(memory: u64, has_tls: bool) -> usize {
+pub(crate) fn connections_max(memory: u64, has_tls: bool, descriptors: DescriptorNeeds) -> usize {
     let bytes = if has_tls { TLS_CONNECTION_BYTES } else { CONNECTION_BYTES };
     let in_memory = usize::try_from(memory / 2 / bytes).unwrap_or(usize::MAX);
-    CONNECTIONS_MAX.min(in_memory).min(connections_of_descriptors())
-}
-
-fn connections_of_descriptors() -> usize {
-    let limit = getrlimit(Resource::Nofile).current.map(usize::try_from);
-    let limit = limit.and_then(Result::ok).unwrap_or(usize::MAX);
-    limit - DESCRIPTORS_RESERVED.min(limit / 2)
+    CONNECTIONS_MAX.min(in_memory).min(descriptors.connections_max())
 }
 
 /// Serves the listeners with one core for each of `lanes` until `stop` is ready, then until the requests in
@@ -117,11 +79,10 @@ pub(crate) fn run(
     stop: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let counts: Vec<_> = lanes.iter().map(|_| Arc::<CoreCounts>::default()).collect();
-    let reserved = listeners.ops.as_ref().map_or(0, |_| OPS_CONNECTIONS_MAX + DESCRIPTORS_OF_CORE);
-    let has_tls = start_info.tls.is_some();
-    let connections_max = connections_max(start_info.memory.connections, has_tls) - reserved;
-    if connections_of_descriptors() <= connections_max && connections_max < CONNECTIONS_MAX {
-        let (max, needed) = (connections_max, CONNECTIONS_MAX + DESCRIPTORS_RESERVED);
+    let (has_tls, descriptors) = (start_info.tls.is_some(), start_info.descriptors);
+    let connections_max = connections_max(start_info.memory.connections, has_tls, descriptors);
+    if descriptors.connections_max() <= connections_max && connections_max < CONNECTIONS_MAX {
+        let (max, needed) = (connections_max, CONNECTIONS_MAX + descriptors.reserved());
         tracing::warn!(
             max,
             "the open-file limit allows only {max} connections instead of {CONNECTIONS_MAX}: \

@@ -1,0 +1,112 @@
+//! File descriptors: how many the server reserves for its own files and sockets, and how many
+//! connections of clients the rest allows.
+//!
+//! The check of a start and the limit of connections use the same number, so that no connection takes a
+//! descriptor that the journal needs. Does not know which files are open.
+
+use crate::config::Config;
+use crate::failure::{Failure, exit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// For the journal, the key set and the files of the configuration, which the server must be able to
+/// open whatever clients do.
+const OF_FILES: usize = 64;
+/// Of the runtime of one thread.
+pub(super) const OF_THREAD: usize = 4;
+/// Of the runtime and the connections that all shards of a store share.
+const OF_STORE: usize = 16;
+/// Of one shard of a store: the segments and the key set of its copy, and the requests by which it
+/// reads and appends to the log, of which at most 16 are in progress.
+const OF_SHARD: usize = 24;
+/// A server with room for fewer connections is not worth a start.
+const CONNECTIONS_MIN: usize = 16;
+/// The most connections of the listener for operations.
+pub(super) const OPS_CONNECTIONS_MAX: usize = 16;
+
+/// What takes file descriptors beside the connections of clients.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DescriptorNeeds {
+    /// The threads that answer HTTP.
+    pub(crate) http_threads: usize,
+    /// Whether there is a listener for operations.
+    pub(crate) has_ops: bool,
+    /// The shards of the store; `None` with a data directory or in memory.
+    pub(crate) shards: Option<usize>,
+}
+
+impl DescriptorNeeds {
+    /// Returns the needs of a configuration. Before the store opens, a server that is not given the
+    /// number of shards counts that of a new store.
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            http_threads: config.http_threads,
+            has_ops: config.ops_listen.is_some(),
+            shards: config.cluster.as_ref().map(|cluster| cluster.new_shards().into()),
+        }
+    }
+
+    /// Returns how many descriptors no client may take.
+    pub(super) fn reserved(self) -> usize {
+        let of_ops = if self.has_ops { OF_THREAD + OPS_CONNECTIONS_MAX } else { 0 };
+        let of_store = self.shards.map_or(0, |shards| OF_STORE + shards * OF_SHARD);
+        OF_FILES + self.http_threads * OF_THREAD + of_ops + of_store
+    }
+
+    /// Refuses a limit of file descriptors with which the server would start and serve no client.
+    pub(crate) fn check(self) -> Result<(), Failure> {
+        let needed = (self.reserved() + CONNECTIONS_MIN) as u64;
+        match getrlimit(Resource::Nofile).maximum.filter(|limit| *limit < needed) {
+            None => Ok(()),
+            Some(limit) => {
+                let message = format!(
+                    "the limit of open files is {limit}, and the server needs {needed} at least: \
+                     raise it (`ulimit -n`, LimitNOFILE)"
+                );
+                Err(Failure::new(exit::OS, message))
+            }
+        }
+    }
+
+    /// Returns the most connections of clients that the limit of file descriptors allows.
+    pub(super) fn connections_max(self) -> usize {
+        self.connections_under(getrlimit(Resource::Nofile).current)
+    }
+
+    /// `None` is no limit.
+    fn connections_under(self, limit: Option<u64>) -> usize {
+        let limit = limit.map(usize::try_from).and_then(Result::ok).unwrap_or(usize::MAX);
+        limit.saturating_sub(self.reserved()).max(CONNECTIONS_MIN)
+    }
+}
+
+/// Raises the soft limit of file descriptors to the hard limit: shells often set 1024, and each
+/// connection takes one. If that fails, accepting waits for free descriptors instead.
+pub(crate) fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Regression: connections left 64 descriptors for all else, of which 16 threads alone take 64.
+    #[test]
+    fn connections_leave_what_threads_the_operations_and_shards_need() {
+        let alone = DescriptorNeeds { http_threads: 1, has_ops: false, shards: None };
+        for (needs, reserved) in [
+            (alone, 68),
+            (DescriptorNeeds { http_threads: 16, ..alone }, 128),
+            (DescriptorNeeds { has_ops: true, ..alone }, 88),
+            (DescriptorNeeds { shards: Some(1), ..alone }, 108),
+            (DescriptorNeeds { shards: Some(128), ..alone }, 3_156),
+        ] {
+            assert_eq!(needs.reserved(), reserved, "{needs:?}");
+            for more in [16, 17, 10_000] {
+                let limit = u64::try_from(reserved + more).unwrap();
+                assert_eq!(needs.connections_under(Some(limit)), more, "{needs:?}");
+            }
+        }
+        assert!(alone.connections_under(None) > 1 << 30);
+    }
+}
