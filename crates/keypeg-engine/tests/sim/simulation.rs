@@ -405,6 +405,10 @@ impl Simulation {
         }
         self.models = left;
         let calls = || actions.iter().filter_map(|(_, action)| action.call());
+        // A long call was sent some turns ago, and takes keys that were granted since then too.
+        for call in calls().filter(|call| call.is_long()) {
+            self.clients.take_keys_away(call);
+        }
         for slot in order {
             let reply = &by_slot[&slot];
             if let Reply::Granted { lease, redelivered: false, .. } = reply {
