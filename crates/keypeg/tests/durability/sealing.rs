@@ -38,15 +38,27 @@ fn start(dir: &TempDir, key: &Path, more: &[&str]) -> Server {
     Server::logged(&mut sealed(dir, key, more), &dir.path().join("log"))
 }
 
-/// Returns the files of the data directory. A running server may rename one meanwhile: it is found
-/// under one of its names, or is not complete yet.
+/// Returns the files of the data directory.
 fn files(dir: &TempDir) -> BTreeMap<PathBuf, Vec<u8>> {
-    let entries = std::fs::read_dir(dir.path().join("data")).unwrap();
-    let read = |path: PathBuf| match std::fs::read(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        bytes => Some((path, bytes.unwrap())),
-    };
-    entries.filter_map(|entry| read(entry.unwrap().path())).collect()
+    files_below(&dir.path().join("data"))
+}
+
+/// Returns the files below a directory. A running server may rename one meanwhile: it is found under one
+/// of its names, or is not complete yet.
+fn files_below(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files_below(&path));
+            continue;
+        }
+        match std::fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            bytes => drop(found.insert(path, bytes.unwrap())),
+        }
+    }
+    found
 }
 
 /// Returns how many of the values stand in any file of the directory. Most of a segment is zeros,
@@ -96,6 +108,18 @@ fn check(dir: &TempDir, key: Option<&Path>) -> (Option<i32>, String, String) {
 
 fn key_count(server: &Server) -> u64 {
     server.client().ask("GET /v1/pools/default").json()["total"].as_u64().unwrap()
+}
+
+/// Returns the values of the first 100 keys.
+fn reveal_all(server: &Server) -> BTreeSet<String> {
+    let client = &mut server.client();
+    let page = client.ask("GET /v1/pools/default/keys?limit=100").json();
+    let reveal = |listed: &serde_json::Value| {
+        let id = listed["id"].as_str().unwrap();
+        let shown = client.ask(&format!("POST /v1/pools/default/keys/{id}/reveal")).json();
+        shown["key"].as_str().unwrap().to_owned()
+    };
+    page["keys"].as_array().unwrap().iter().map(reveal).collect()
 }
 
 fn log(dir: &TempDir) -> String {
@@ -263,6 +287,50 @@ fn sighup_names_the_key_that_a_store_needs_when_its_file_changes() {
     eventually("a warning", || (lines("WARN", &format!("{rule}keep the key")) == 2).then_some(()));
 }
 
+/// The way to another seal key of a store: the second key of the file opens the backup, the first one
+/// seals the new installation.
+#[test]
+fn a_store_that_is_restored_with_two_keys_needs_the_first_one_and_refuses_the_old_one() {
+    let dir = TempDir::new();
+    let (old, new, both) = (new_key(&dir, "old"), new_key(&dir, "new"), dir.path().join("both"));
+    let [old_text, new_text] = [&old, &new].map(|path| std::fs::read_to_string(path).unwrap());
+    write_keys(&dir, &both, &[&new_text, &old_text]);
+    // `files` reads "data".
+    let [before, after] = ["before", "data"].map(|name| {
+        std::fs::create_dir(dir.path().join(name)).unwrap();
+        format!("file://{}", dir.path().join(name).display())
+    });
+    let command = |url: &str, key: &Path| {
+        let mut command = keypeg(&["--advertise", "http://127.0.0.1:0", "--shards", "2"]);
+        command.env("KEYPEG_STORE", url).arg("--seal-key").arg(key);
+        command
+    };
+    let start = |url: &str, key: &Path| {
+        let server = Server::logged(&mut command(url, key), &dir.path().join("log"));
+        let is_ready = || server.client().ask("GET /readyz").status == 200;
+        eventually("all shards are served", || is_ready().then_some(()));
+        server
+    };
+    let server = start(&before, &old);
+    let values = add_keys(&server);
+    let file = back_up(&dir, &server);
+    drop(server);
+    let restore = |key: &Path| {
+        let mut command = Command::new(binary());
+        command.arg("restore").arg(&file).args(["--hold", "0s", "--shards", "2"]);
+        exit_of(command.args(["--store", &after, "--seal-key"]).arg(key).env_clear())
+    };
+    let (code, stderr) = restore(&new);
+    assert!(code == 78 && stderr.contains("is sealed with the key"), "{code}: {stderr}");
+    assert_eq!(files(&dir).len(), 0, "a refused restore wrote to the store");
+    let (code, stderr) = restore(&both);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(!files(&dir).is_empty() && hits(&dir, &values) == 0, "a value is in the store");
+    let (code, stderr) = exit_of(&mut command(&after, &old));
+    assert!(code == 78 && stderr.contains("is sealed with the key"), "{code}: {stderr}");
+    assert_eq!(reveal_all(&start(&after, &new)), values.into_iter().collect());
+}
+
 /// Two keys alternate in the first line of the file; the server is killed at a random moment after
 /// SIGHUP, or ends by itself. The file opens the directory each time.
 #[test]
@@ -347,15 +415,7 @@ fn a_sealed_backup_is_restored_with_its_key_and_refused_with_another_before_anyt
     let (code, stderr) = exit_of(&mut sealed(&dir, &other, &[]));
     assert!(code == 78 && stderr.contains("is sealed with the key"), "{code}: {stderr}");
     let server = start(&dir, &key, &[]);
-    let client = &mut server.client();
-    let page = client.ask("GET /v1/pools/default/keys?limit=100").json();
-    let reveal = |listed: &serde_json::Value| {
-        let id = listed["id"].as_str().unwrap();
-        let shown = client.ask(&format!("POST /v1/pools/default/keys/{id}/reveal")).json();
-        shown["key"].as_str().unwrap().to_owned()
-    };
-    let restored: BTreeSet<_> = page["keys"].as_array().unwrap().iter().map(reveal).collect();
-    assert_eq!(restored, values.into_iter().collect());
+    assert_eq!(reveal_all(&server), values.into_iter().collect());
 }
 
 #[test]
