@@ -10,6 +10,10 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+/// What only the alerts of several servers name: their metrics, and the codes of their refusals.
+const OF_SEVERAL: [&str; 5] =
+    ["keypeg_shard_", "keypeg_servers", "keypeg_store_", "keypeg_append_", "no_owner"];
+
 /// Runs promtool; returns its output if it succeeds.
 #[track_caller]
 fn promtool(dir: &Path, args: &[&str], stdin: &str) -> String {
@@ -107,6 +111,14 @@ fn promtool_finds_the_alert_rules_valid_and_each_alert_fires_only_when_it_should
     for alert in &alerts {
         let test = format!("alertname: {alert}\n        exp_alerts:\n          - exp_labels:");
         assert!(tests.contains(&test), "{alert} has a test in which it fires");
+    }
+    let document = |name: &str| std::fs::read_to_string(root().join("docs").join(name)).unwrap();
+    let (watch, cluster) = (document("operations/watch.md"), document("cluster.md"));
+    for (alert, rule) in alerts.iter().zip(rules.split("- alert: ").skip(1)) {
+        assert!(watch.contains(&format!("`{alert}`")), "{alert} is in watch.md");
+        let is_of_several = OF_SEVERAL.iter().any(|word| rule.contains(word));
+        let has_steps = cluster.contains(&format!("| `{alert}` |"));
+        assert_eq!(has_steps, is_of_several, "{alert} has steps in cluster.md");
     }
     if is_missing(NAME) {
         return;
