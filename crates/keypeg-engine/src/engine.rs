@@ -58,12 +58,16 @@ impl Engine {
             require_dir(path)?;
         }
         let disk = config.data.as_deref().map(open_dir).transpose()?;
-        let (mut state, report) =
-            EngineState::open(disk, JournalSizes::default(), config, clock, random)?;
-        state.start_preallocation(true).map_err(|error| StartError::Io {
-            doing: "preallocating journal segments".into(),
-            error: error.into(),
-        })?;
+        let in_dir = |error: StartError| match &config.data {
+            Some(dir) => error.in_dir(&dir.display().to_string()),
+            None => error,
+        };
+        let sizes = JournalSizes::default();
+        let opened = EngineState::open(disk, sizes, config, clock, random);
+        let (mut state, report) = opened.map_err(in_dir)?;
+        state
+            .start_preallocation(true)
+            .map_err(|error| in_dir(io("preallocating journal segments")(error.into())))?;
         let (progress, checkpointer) = (state.progress(), state.take_checkpointer());
         let checkpointer = checkpointer.map(spawn_checkpointer).transpose()?;
         let backups = state.backup_parts().map(|parts| Arc::new(EngineBackups(parts)));
@@ -189,13 +193,22 @@ pub fn check_data_dir(
         Err(StartError::NotFound { .. }) => {
             Err(StartError::NotFound { dir: path.display().to_string() })
         }
-        Err(error) => Err(error),
+        Err(error) => Err(error.in_dir(&path.display().to_string())),
     }
 }
 
 /// Seals a data directory, which no server uses, with the first of the new keys. One of the old
 /// keys must be that which seals it now. O(1).
 pub fn rotate_seal_key(
+    path: &Path,
+    old: &SealKeys,
+    new: &SealKeys,
+    random: &mut dyn RandomSource,
+) -> Result<SealUse, StartError> {
+    rotate(path, old, new, random).map_err(|error| error.in_dir(&path.display().to_string()))
+}
+
+fn rotate(
     path: &Path,
     old: &SealKeys,
     new: &SealKeys,

@@ -36,12 +36,10 @@ pub(crate) fn examine(directory: &Directory, path: &str) -> Result<Vec<String>, 
             continue;
         }
         let file = Permissions::from(directory.file_stat(&name).map_err(failed)?);
-        if is_shared && ![user, dir.owner, 0].contains(&file.owner) {
-            return Err(StartError::Exposed(format!(
-                "{path}/{name} belongs to the user {}, and other users can write to {path}: if the \
-                 file is yours, run chown {user} on it, else remove it",
-                file.owner
-            )));
+        let file_owner = file.owner;
+        if is_shared && ![user, dir.owner, 0].contains(&file_owner) {
+            let file = format!("{path}/{name}");
+            return Err(StartError::Exposed(foreign_file(&file, file_owner, path, user)));
         }
         let everyone = Mode::RWXG | Mode::RWXO;
         if is_searchable && file.mode.intersects(everyone) {
@@ -53,6 +51,21 @@ pub(crate) fn examine(directory: &Directory, path: &str) -> Result<Vec<String>, 
         }
     }
     Ok(warnings)
+}
+
+/// Returns why a file of another user in a directory that others can write to is refused. Root can own
+/// the directory of a server that runs as the other user, such as the root of a volume: with the file
+/// as root's, that server could not start.
+fn foreign_file(file: &str, owner: u32, dir: &str, user: u32) -> String {
+    let step = if user == 0 {
+        format!("if the server runs as that user, run the command as the user {owner}")
+    } else {
+        format!("if the file is yours, run chown {user} on it")
+    };
+    format!(
+        "{file} belongs to the user {owner}, and other users can write to {dir}: {step}, else remove \
+         the file"
+    )
 }
 
 /// Judges the mode of the directory alone. Its listing is not secret, so others may read it.
@@ -84,6 +97,20 @@ fn judge_directory(dir: Permissions, path: &str, user: u32) -> Result<Option<Str
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Root once got the advice to give itself the files of a server that runs as another user.
+    #[test]
+    fn the_advice_for_a_file_of_another_user_keeps_the_files_of_a_server() {
+        let advice = |user| foreign_file("d/meta", 5, "d", user);
+        assert!(
+            advice(7).contains("if the file is yours, run chown 7 on it, else"),
+            "{}",
+            advice(7)
+        );
+        let of_root = advice(0);
+        assert!(of_root.contains("run the command as the user 5, else"), "{of_root}");
+        assert!(!of_root.contains("chown"), "{of_root}");
+    }
 
     #[test]
     fn a_directory_is_accepted_warned_about_or_refused_by_its_mode() {

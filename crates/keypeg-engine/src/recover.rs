@@ -408,7 +408,9 @@ fn remove_temporary(disk: &dyn Disk, fresh: SegmentNumber) -> Result<(), StartEr
 impl From<KeySetError> for StartError {
     fn from(error: KeySetError) -> Self {
         match error {
-            KeySetError::Io(error) => Self::Io { doing: KEYSET.into(), error },
+            KeySetError::Io(error) => {
+                Self::Io { doing: format!("reading or writing {KEYSET}"), error }
+            }
             KeySetError::Damaged(_) => Self::Corrupt(error.to_string()),
             KeySetError::TooLarge { needed, given } => Self::TooLarge { needed, given },
         }

@@ -106,7 +106,10 @@ pub fn restore(
         StartError::Io { doing: format!("opening {dir}"), error }
     })?;
     let disk: Arc<dyn Disk> = Arc::new(opened);
-    restore_all(opening, backup, &disk, &dir, options, random)
+    restore_all(opening, backup, &disk, &dir, options, random).map_err(|error| match error {
+        RestoreError::Directory(error) => error.in_dir(&dir).into(),
+        RestoreError::Backup(_) | RestoreError::NotEmpty(_) | RestoreError::Tokens(_) => error,
+    })
 }
 
 /// Checks a backup as a restore would, in memory, and returns what the restore would make of it.

@@ -100,8 +100,46 @@ fn next_step(error: &std::io::Error) -> &'static str {
     if is_full(error) { ": free some MiB on the disk of the data directory" } else { "" }
 }
 
+impl StartError {
+    /// Adds the data directory to the message of a failed operation that does not name it.
+    pub(crate) fn in_dir(self, dir: &str) -> Self {
+        match self {
+            Self::Io { doing, error } if !doing.contains(dir) => {
+                Self::Io { doing: format!("{doing} in {dir}"), error }
+            }
+            Self::InUse { .. }
+            | Self::NotFound { .. }
+            | Self::Exposed(_)
+            | Self::Seal(_)
+            | Self::Corrupt(_)
+            | Self::TooLarge { .. }
+            | Self::Io { .. } => self,
+        }
+    }
+}
+
 /// Wraps an error of the disk with the operation that failed.
 pub(crate) fn io(doing: &str) -> impl FnOnce(std::io::Error) -> StartError {
     let doing = doing.to_owned();
     move |error| StartError::Io { doing, error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_operation_names_its_directory_once() {
+        for (doing, expected) in [
+            ("sealing the key set", "sealing the key set in /d failed: disk"),
+            ("opening /d", "opening /d failed: disk"),
+        ] {
+            let error = io(doing)(std::io::Error::other("disk")).in_dir("/d");
+            assert_eq!(error.to_string(), expected);
+        }
+        let full = io("writing meta")(std::io::ErrorKind::StorageFull.into()).in_dir("/d");
+        let message = full.to_string();
+        assert!(message.starts_with("writing meta in /d failed: "), "{message}");
+        assert!(message.ends_with("free some MiB on the disk of the data directory"), "{message}");
+    }
 }

@@ -9,7 +9,7 @@ mod shared;
 
 use crate::clock::SystemClock;
 use crate::config::{ClusterSettings, Config, SHARDS};
-use crate::failure::{Failure, exit};
+use crate::failure::{Failure, exit, is_full};
 use crate::log;
 use crate::options::value::StoreUrl;
 use crate::random::SystemRandom;
@@ -190,6 +190,13 @@ impl From<StartError> for Failure {
             }
             StartError::Io { error: cause, .. } if is_path_error(cause.kind()) => {
                 return Self::new(exit::IO, format!("{error}; check the path of --data"));
+            }
+            // A thread that the system does not start is no fault of a disk.
+            StartError::Io { error: cause, .. }
+                if !is_full(cause) && cause.kind() != ErrorKind::WouldBlock =>
+            {
+                let message = format!("{error}; check the disk, then run the command again");
+                return Self::new(exit::IO, message);
             }
             StartError::Io { .. } => exit::IO,
         };

@@ -21,6 +21,8 @@ fn a_limit_of_a_files_size_is_an_error_and_kills_nothing() {
     let said = std::fs::read_to_string(&log).unwrap();
     assert_eq!(status.code(), Some(74), "{said}");
     assert!(said.contains("File too large"), "{said}");
+    let place = format!(" in {} failed: ", data.display());
+    assert!(said.contains(&place) && said.contains("free some MiB on the disk"), "{said}");
     // Set while the server runs, below where it writes.
     std::fs::write(&log, "").unwrap();
     let mut server = Server::logged(&mut on_disk(&["env"], &data), &log);
