@@ -62,8 +62,6 @@ impl PoolShards {
                         let name = crate::keyset::pool_name(pool, value);
                         let name = name.map_err(|error| inconsistent(error.to_string()))?;
                         this.note(pool, shard_of(&name));
-                    } else if table == TableNumber::DeletedPools {
-                        this.raise_next(PoolId(pool_of(key)?.saturating_add(1)));
                     } else if table == TableNumber::State && key == NEXT_POOL.as_bytes() {
                         this.raise_next(PoolId(pool_of(value)?));
                     }
