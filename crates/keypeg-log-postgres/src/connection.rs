@@ -5,6 +5,7 @@
 //! all that ends a call: no cancel request is ever sent.
 
 use crate::fault::{POOLED, fault};
+use crate::hosts;
 use crate::settings::{Durability, Settings};
 use futures_util::{StreamExt as _, stream};
 use keypeg_log::LogError;
@@ -46,11 +47,7 @@ impl Connection {
         tls: &MakeRustlsConnect,
     ) -> Result<(Self, Facts), LogError> {
         let limit = settings.timeout;
-        let opening = settings.config.connect(tls.clone());
-        let (client, mut connection) = timeout(limit, opening)
-            .await
-            .map_err(|_| LogError::Unavailable(format!("no connection within {limit:?}")))?
-            .map_err(|error| fault(&error))?;
+        let (client, mut connection) = hosts::connect(&settings.hosts, tls, limit).await?;
         let notice = Arc::new(Mutex::new(None));
         let kept = Arc::clone(&notice);
         let driver = tokio::spawn(async move {

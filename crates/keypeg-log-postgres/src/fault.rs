@@ -10,6 +10,9 @@ pub(crate) const POOLED: &str = "a connection pooler gives each transaction anot
     PostgreSQL, which has not the settings of the first: connect to PostgreSQL directly, or set \
     pool_mode = session for this database in PgBouncer";
 
+/// What the client says of a host that `target_session_attrs=read-write` rejects.
+const NO_WRITES: &str = "database does not allow writes";
+
 /// Returns the error of a log for one of PostgreSQL.
 pub(crate) fn fault(error: &Error) -> LogError {
     let Some(found) = error.as_db_error() else {
@@ -18,6 +21,9 @@ pub(crate) fn fault(error: &Error) -> LogError {
                 "the certificate of PostgreSQL is refused: {refusal}: set sslrootcert=FILE to the \
                  authority that signed it, and use a host name of the certificate in the URL"
             ));
+        }
+        if error.source().is_some_and(|cause| cause.to_string() == NO_WRITES) {
+            return LogError::Unavailable("a standby, or read-only: not the primary".to_owned());
         }
         // `{error}` alone says only "error connecting to server".
         let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
@@ -35,9 +41,10 @@ pub(crate) fn fault(error: &Error) -> LogError {
         // A statement that another session has prepared.
         "26000" | "42P05" => POOLED,
         "53300" => "raise max_connections: a server needs one for each of its shards, and two more",
+        "53100" => "give the disk of PostgreSQL more space",
         _ => return LogError::Unavailable(text),
     };
-    if *found.code() == SqlState::TOO_MANY_CONNECTIONS {
+    if [SqlState::TOO_MANY_CONNECTIONS, SqlState::DISK_FULL].contains(found.code()) {
         return LogError::Unavailable(format!("{text}: {next_step}"));
     }
     LogError::Unsuitable(format!("PostgreSQL refuses: {text}: {next_step}"))

@@ -9,6 +9,7 @@
 mod append;
 mod connection;
 mod fault;
+mod hosts;
 mod log;
 mod schema;
 mod settings;

@@ -33,7 +33,8 @@ pub enum Durability {
 /// The settings of a log in PostgreSQL.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    pub(crate) config: Config,
+    /// How to connect to each host of the URL.
+    pub(crate) hosts: Vec<Config>,
     pub(crate) durability: Durability,
     /// The schema with the tables: letters, digits and underscores.
     pub(crate) schema: String,
@@ -68,31 +69,54 @@ impl FromStr for Settings {
                 _ => rest.push(pair),
             }
         }
-        let url = format!("{base}?{}", rest.join("&"));
-        let mut config = Config::from_str(&url).map_err(|error| {
-            let cause = std::error::Error::source(&error)
-                .map_or_else(String::new, |cause| format!(": {cause}"));
-            invalid(&format!("{error}{cause}"))
-        })?;
-        complete(&mut config, ssl_mode)?;
-        Ok(Self { config, durability, schema, timeout, authorities })
+        let rest = rest.join("&");
+        let whole = config(base, &rest)?;
+        let ssl_mode = ssl_mode.unwrap_or_else(|| default_ssl_mode(&whole));
+        let (before, names, after) = split_hosts(base);
+        let hosts = names.split(',').map(|name| {
+            let mut host = config(&format!("{before}{name}{after}"), &rest)?;
+            complete(&mut host, ssl_mode);
+            Ok(host)
+        });
+        let hosts = hosts.collect::<Result<_, _>>()?;
+        Ok(Self { hosts, durability, schema, timeout, authorities })
     }
 }
 
-/// Sets what a URL leaves open.
-fn complete(config: &mut Config, ssl_mode: Option<SslMode>) -> Result<(), LogError> {
+/// Splits a URL without parameters into what precedes its hosts, its hosts, and what follows them.
+fn split_hosts(base: &str) -> (&str, &str, &str) {
+    let authority = base.find("://").map_or(0, |at| at + 3);
+    let end = base[authority..].find('/').map_or(base.len(), |at| authority + at);
+    let begin = base[authority..end].rfind('@').map_or(authority, |at| authority + at + 1);
+    (&base[..begin], &base[begin..end], &base[end..])
+}
+
+/// Reads a URL that has only parameters of PostgreSQL.
+fn config(base: &str, parameters: &str) -> Result<Config, LogError> {
+    let config = Config::from_str(&format!("{base}?{parameters}")).map_err(|error| {
+        let cause = std::error::Error::source(&error)
+            .map_or_else(String::new, |cause| format!(": {cause}"));
+        invalid(&format!("{error}{cause}"))
+    })?;
     if config.get_hosts().is_empty() {
         return Err(invalid("it names no host"));
     }
     if config.get_user().is_none_or(str::is_empty) {
         return Err(invalid("it names no user: postgres://USER@HOST/DATABASE"));
     }
-    // Without TLS a password and all keys would cross the network as text.
+    Ok(config)
+}
+
+/// Without TLS a password and all keys would cross the network as text.
+fn default_ssl_mode(config: &Config) -> SslMode {
     let is_local = config.get_hosts().iter().all(is_loopback);
-    let default = if is_local { SslMode::Disable } else { SslMode::Require };
-    config.ssl_mode(ssl_mode.unwrap_or(default));
-    // Of several hosts, one that was primary before a failover can come first in the list and hang
-    // every append. A random order reaches the other one after some attempts.
+    if is_local { SslMode::Disable } else { SslMode::Require }
+}
+
+/// Sets what a URL leaves open.
+fn complete(config: &mut Config, ssl_mode: SslMode) {
+    config.ssl_mode(ssl_mode);
+    // A name can have the addresses of several servers.
     config.load_balance_hosts(LoadBalanceHosts::Random);
     config.target_session_attrs(TargetSessionAttrs::ReadWrite);
     if config.get_connect_timeout().is_none() {
@@ -101,7 +125,6 @@ fn complete(config: &mut Config, ssl_mode: Option<SslMode>) -> Result<(), LogErr
     if config.get_application_name().is_none() {
         config.application_name("keypeg");
     }
-    Ok(())
 }
 
 fn is_loopback(host: &Host) -> bool {
@@ -179,10 +202,15 @@ mod tests {
         assert_eq!(settings.durability, Durability::Storage);
         assert_eq!((settings.schema.as_str(), settings.timeout.as_secs()), ("a_1", 3));
         assert_eq!(settings.authorities, Some(PathBuf::from("/tmp/ca.pem")));
-        assert_eq!(settings.config.get_hosts().len(), 2);
-        assert_eq!(settings.config.get_password(), Some(b"p@".as_slice()));
-        assert_eq!(settings.config.get_keepalives_idle().as_secs(), 7);
-        assert_eq!(settings.config.get_dbname(), Some("keys"));
+        let names = ["db1", "db2"].map(|name| vec![Host::Tcp(name.to_owned())]);
+        assert_eq!(settings.hosts.iter().map(Config::get_hosts).collect::<Vec<_>>(), names);
+        let ports: Vec<_> = settings.hosts.iter().map(|host| host.get_ports().to_vec()).collect();
+        assert_eq!(ports, [vec![5433], vec![5432]]);
+        for host in &settings.hosts {
+            assert_eq!(host.get_password(), Some(b"p@".as_slice()));
+            assert_eq!(host.get_keepalives_idle().as_secs(), 7);
+            assert_eq!(host.get_dbname(), Some("keys"));
+        }
     }
 
     #[test]
@@ -197,7 +225,9 @@ mod tests {
             ("postgres://u@localhost/d?sslmode=verify-full", SslMode::Require),
         ] {
             let settings: Settings = url.parse().unwrap();
-            assert_eq!(settings.config.get_ssl_mode(), expected, "{url}");
+            for host in &settings.hosts {
+                assert_eq!(host.get_ssl_mode(), expected, "{url}");
+            }
             assert_eq!(settings.durability, Durability::Replicated);
         }
     }

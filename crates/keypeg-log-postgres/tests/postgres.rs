@@ -103,6 +103,14 @@ fn a_start_refuses_what_it_cannot_use_and_says_what_to_do() {
     assert!(error.contains("\"missing\" does not exist"), "{error}");
     assert!(error.contains("create the database"), "{error}");
 
+    // Whichever of two hosts comes first, the error says what an operator must mend.
+    let host = server.sockets().replace('/', "%2F");
+    let two = url.replace(&host, &format!("{host},%2Fnowhere")).replace("/postgres?", "/missing?");
+    for _ in 0..16 {
+        let error = refusal(&two);
+        assert!(error.contains("create the database") && !error.contains("/nowhere"), "{error}");
+    }
+
     let error = refusal(&url.replace(".sockets/", ".nowhere/"));
     assert!(error.contains("does not answer"), "{error}");
 

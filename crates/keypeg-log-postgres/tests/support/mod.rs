@@ -232,7 +232,7 @@ impl Server {
         self.dir.display().to_string()
     }
 
-    fn sockets(&self) -> String {
+    pub(crate) fn sockets(&self) -> String {
         self.dir.with_extension("sockets").display().to_string()
     }
 
