@@ -7,7 +7,7 @@ use crate::executor::{Executor, Patience};
 use keypeg_log::{Call, LogError, Shard};
 use keypeg_store::{ShardRole, StoreMetrics};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// The pause before the first repetition of an append; each further one is twice as long.
@@ -15,6 +15,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How long an append whose outcome is not known is repeated.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The same while the node stops: a container runtime kills a server that needs more than 10 seconds.
+const PATIENCE_OF_A_STOP: Duration = Duration::from_secs(3);
 
 /// Parks the thread until a call has ended.
 #[derive(Clone, Copy, Debug)]
@@ -29,19 +31,25 @@ impl Executor for ParkingExecutor {
 /// How long a takeover is repeated before its error is shown.
 const SHOWN_AFTER: Duration = Duration::from_secs(2);
 
-/// Repeats an append for half a minute, then gives the shard up.
+/// Repeats an append for half a minute, or 3 seconds while the node stops, then gives the shard up.
 #[derive(Debug)]
 pub(super) struct ClockPatience {
     metrics: Arc<StoreMetrics>,
     view: Arc<View>,
+    stopping: Arc<AtomicBool>,
     shard: Shard,
     /// When the append began whose outcome is not known.
     since: Option<Instant>,
 }
 
 impl ClockPatience {
-    pub(super) fn new(metrics: Arc<StoreMetrics>, view: Arc<View>, shard: Shard) -> Self {
-        Self { metrics, view, shard, since: None }
+    pub(super) fn new(
+        metrics: Arc<StoreMetrics>,
+        view: Arc<View>,
+        stopping: Arc<AtomicBool>,
+        shard: Shard,
+    ) -> Self {
+        Self { metrics, view, stopping, shard, since: None }
     }
 
     /// Shows why a takeover takes so long.
@@ -61,7 +69,8 @@ impl Patience for ClockPatience {
             self.since = None;
         }
         let since = *self.since.get_or_insert_with(now);
-        if passed_since(since) >= PATIENCE {
+        let is_stopping = self.stopping.load(Ordering::Acquire);
+        if passed_since(since) >= if is_stopping { PATIENCE_OF_A_STOP } else { PATIENCE } {
             return false;
         }
         if passed_since(since) >= SHOWN_AFTER {

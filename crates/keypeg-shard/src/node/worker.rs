@@ -29,6 +29,9 @@ const SHORT_TENURE: Duration = Duration::from_secs(5);
 /// Frames after which a replica is made again from a newer snapshot, if there is one: what has ended
 /// by time stays in a replica.
 const FRAMES_MAX: u64 = 500_000;
+/// What an error says that has come back from the newest snapshot.
+const FRAMES_LOST: &str = "the newest snapshot does not help: the store has lost frames that no snapshot \
+    contains. Restore the store, or a backup into an empty store";
 /// The shortest time between two questions for the end of a log that is far ahead.
 const ASK_PAUSE: Duration = Duration::from_secs(2);
 /// The time between two looks at the heartbeats of the owner.
@@ -65,10 +68,13 @@ impl Worker {
                 Err(error) => {
                     let text = error.to_string();
                     // A log that was trimmed meanwhile is read again without trouble.
-                    if matches!(error, FollowError::BeginAgain { .. }) && text != last_error {
-                        tracing::info!(shard = %self.shard, "{text}");
+                    if !matches!(error, FollowError::BeginAgain { .. }) {
+                        let is_brief = matches!(error, FollowError::Log(LogError::Unavailable(_)));
+                        self.note_error(&text, is_brief);
+                    } else if text == last_error {
+                        self.note_error(&format!("{text}; {FRAMES_LOST}"), false);
                     } else {
-                        self.note_error(&error);
+                        tracing::info!(shard = %self.shard, "{text}");
                     }
                     last_error = text;
                     self.pause(PAUSE_AFTER_ERROR);
@@ -90,10 +96,8 @@ impl Worker {
     }
 
     /// Shows why the shard cannot be followed, and logs it when it is another reason than before.
-    fn note_error(&self, error: &FollowError) {
-        let text = error.to_string();
-        let is_brief = matches!(error, FollowError::Log(LogError::Unavailable(_)));
-        if self.view.shard(self.shard).facts().note_error(&text, is_brief) {
+    fn note_error(&self, text: &str, is_brief: bool) {
+        if self.view.shard(self.shard).facts().note_error(text, is_brief) {
             tracing::warn!(shard = %self.shard, "a shard cannot be followed: {text}");
         }
     }
@@ -220,8 +224,8 @@ impl Worker {
         };
         let snapshot = follower.began_at();
         let server = options.server.clone();
-        let patience =
-            ClockPatience::new(Arc::clone(&options.metrics), Arc::clone(&self.view), self.shard);
+        let (view, stopping) = (Arc::clone(&self.view), Arc::clone(&self.stopping));
+        let patience = ClockPatience::new(Arc::clone(&options.metrics), view, stopping, self.shard);
         let taken = follower.take_over(server, patience, (options.random)(), engine);
         let (state, tails) = match taken {
             Ok(taken) => taken,

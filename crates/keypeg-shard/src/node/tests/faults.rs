@@ -7,7 +7,7 @@ use crate::node::clock::{now, passed_since};
 use crate::node::presence::Presence;
 use keypeg_log::memory::MemoryLog;
 use keypeg_log::{FrameKind, Guarantee, Shard, SharedLog};
-use keypeg_store::{Call, Cluster as _, Principal, Reply, Request, ShardRole};
+use keypeg_store::{Call, Cluster as _, Principal, Reply, Request, ShardRole, Store as _};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -28,6 +28,7 @@ fn a_server_that_a_hole_stops_says_so_and_reads_again_once_a_second() {
     wait_for("further attempts", || {
         let shown = status();
         assert!(shown.error.contains("has no frame 2"), "{shown:?}");
+        assert!(shown.error.contains("Restore the store, or a backup"), "{shown:?}");
         assert_eq!(shown.role, ShardRole::Loading);
         (begun.load(Ordering::Relaxed) >= 5).then_some(())
     });
@@ -91,6 +92,23 @@ fn a_shard_that_is_lost_at_its_first_append_is_taken_over_once_a_second() {
     refuses_turns.store(false, Ordering::Relaxed);
     wait_for("an answer", || matches!(list(), Reply::Pools(_)).then_some(()));
     server.stop();
+}
+
+/// A stop appends one frame for each shard. It repeated that for half a minute, and was killed meanwhile.
+#[test]
+fn a_stop_gives_up_soon_when_the_store_stores_nothing() {
+    let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new(Guarantee::Chained));
+    let identity = installation(&log);
+    let watched = Watched::new(log);
+    let is_full = Arc::clone(&watched.is_full);
+    let server = Server::start("one", Arc::new(watched), &identity);
+    wait_for("all shards", || (server.owned() == usize::from(SHARDS)).then_some(()));
+    let metrics = server.node.metrics();
+    is_full.store(true, Ordering::Relaxed);
+    server.stop();
+    // The pauses grow to a second: 7 attempts in 3 seconds, 34 in 30.
+    let (attempts, shards) = (metrics.append_retries.load(Ordering::Relaxed), u64::from(SHARDS));
+    assert!((shards..=12 * shards).contains(&attempts), "{attempts} of {shards} shards");
 }
 
 /// A server stands still, a second one of its name stops cleanly, and a third one starts: the numbers
