@@ -5,7 +5,7 @@ import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from . import postgres, s3, server
+from . import server, stores
 
 SERVERS = (1, 2, 4)
 CONNECTIONS = (1, 64, 256)
@@ -37,7 +37,7 @@ class Cluster:
         directory.parent.chmod(0o711)
         directory.mkdir()
         self.shards = args.shards
-        self.store = postgres.Postgres(place, directory) if args.store == "postgres" else s3.Moto(place, directory)
+        self.store = stores.start(args.store, place, directory, endpoint=args.endpoint, bucket=args.bucket)
         self.servers = [
             server.Server(index + 1, place.add(f"l{index + 1}-{servers}"), args.binary, self.store, directory)
             for index in range(servers)
@@ -119,6 +119,9 @@ def run(args, place, directory):
                 measure(args, cluster, connections)
             if servers == 2:
                 forwarded(args, cluster)
+
+
+def takeovers(args, place, directory):
     for keys in args.takeover:
         takeover(args, place, directory / f"takeover-{keys}", keys)
 
@@ -153,7 +156,7 @@ def takeover(args, place, directory, keys):
               "start of the only server", flush=True)
 
 
-def until_grant(act, each, seconds=120):
+def until_grant(act, each, seconds=600):
     at = time.monotonic()
     act()
     while time.monotonic() < at + seconds:
