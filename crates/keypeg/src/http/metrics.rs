@@ -13,6 +13,7 @@ mod process;
 mod server;
 mod shared;
 
+use super::backup::LastBackup;
 use super::connection::descriptors::DescriptorNeeds;
 use super::connection::places::Places;
 use super::lanes::Lanes;
@@ -79,6 +80,7 @@ pub(super) struct Metrics {
     places: Arc<Places>,
     pool_places: PoolPlaces,
     readings: Shared<Reading>,
+    last_backup: Arc<LastBackup>,
 }
 
 /// The pools whose series a scrape gets.
@@ -111,7 +113,13 @@ impl Metrics {
     ) -> Self {
         let pool_places = PoolPlaces::new(start_info.metrics_pools);
         let (started_ms, readings) = (clock::wall_ms(), Shared::default());
-        Self { start_info, started_ms, cores, lanes, places, pool_places, readings }
+        let last_backup = Arc::default();
+        Self { start_info, started_ms, cores, lanes, places, pool_places, readings, last_backup }
+    }
+
+    /// Returns the time of the last complete backup, which its sender sets.
+    pub(super) fn last_backup(&self) -> &Arc<LastBackup> {
+        &self.last_backup
     }
 
     /// Reads all values; reads the pools through `lanes`. O(pools) for all simultaneous scrapes

@@ -3,6 +3,7 @@
 
 #[cfg(feature = "cli")]
 mod backup;
+mod backup_time;
 mod cluster;
 mod descriptors;
 mod directories;

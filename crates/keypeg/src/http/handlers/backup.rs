@@ -9,6 +9,7 @@ use crate::http::parse::query::Query;
 use crate::http::respond::HandlerResult;
 use hyper::Method;
 use hyper::header::{CONTENT_DISPOSITION, CONTENT_TYPE, HeaderName, HeaderValue};
+use std::sync::Arc;
 
 /// Disables response buffering in nginx and compatible proxies.
 const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -26,7 +27,8 @@ pub(crate) async fn create(context: &RequestContext<'_>, request: &Request) -> H
         Body::default()
     } else {
         let stream = source.begin().map_err(|refused| Problem::backup_refused(&refused))?;
-        let begun = BackupBody::begin(stream).await;
+        let last_backup = Arc::clone(context.server.metrics.last_backup());
+        let begun = BackupBody::begin(stream, last_backup).await;
         Body::Backup(Box::new(begun.map_err(|refused| Problem::backup_refused(&refused))?))
     };
     let mut response = Response::new(body);

@@ -53,7 +53,15 @@ impl Metrics {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let &PoolReading { pools, keys, waiting, .. } = pools;
         let StartInfo {
-            recovery, access, audit, tls, memory, store_metrics, recovery_time, ..
+            recovery,
+            access,
+            audit,
+            tls,
+            memory,
+            store_metrics,
+            recovery_time,
+            backups,
+            ..
         } = &self.start_info;
         let latencies = self.cores.iter().map(|core| &core.latency_us);
         Scrape {
@@ -116,6 +124,7 @@ impl Metrics {
             log_lines_lost: log::lines_lost(),
             memory: *memory,
             pool_bytes: load(&store_metrics.pool_bytes),
+            last_backup: backups.as_ref().map(|_| self.last_backup.seconds()),
             cluster: self.cluster(load(&store_metrics.append_retries)),
         }
     }
@@ -165,6 +174,8 @@ struct Scrape {
     log_lines_lost: u64,
     memory: MemoryPlan,
     pool_bytes: u64,
+    /// In seconds since 1970; `None` if the store has no backups.
+    last_backup: Option<u64>,
     cluster: Option<ClusterScrape>,
 }
 
@@ -296,7 +307,11 @@ impl Scrape {
         }
         let help = "Time that this start took to read the data directory";
         let encoder = to.encode_descriptor("recovery_seconds", help, None, MetricType::Gauge)?;
-        ConstGauge::new(self.recovery_time.as_secs_f64()).encode(encoder)
+        ConstGauge::new(self.recovery_time.as_secs_f64()).encode(encoder)?;
+        let Some(last_backup) = self.last_backup else { return Ok(()) };
+        let help =
+            "When this server sent the last complete backup, in seconds since 1970; 0: none yet";
+        gauge(to, "backup_last_success_timestamp_seconds", help, last_backup)
     }
 
     fn encode_memory(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
