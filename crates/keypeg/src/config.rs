@@ -144,7 +144,8 @@ impl Config {
             write_rate: options.write_rate.map_or(unset.write_rate, |kib| u64::from(kib.0) << 10),
         };
         let memory = options.memory.map_or_else(memory::of_machine, |size| size.0);
-        let memory = MemoryPlan::new(memory);
+        let http_threads = options.http_threads.map_or_else(http_threads, |count| count.0 as usize);
+        let memory = MemoryPlan::new(memory, http_threads);
         let has_data = !is_on(options.ephemeral) && cluster.is_none();
         let data = options.data.map_or_else(|| DATA.into(), |path| path.0);
         Ok(Self {
@@ -157,7 +158,7 @@ impl Config {
             policy_given: options.lease_ttl.is_some() || options.keepalive_ttl.is_some(),
             max_keys: memory.keys / KEY_BYTES_MIN,
             memory,
-            http_threads: options.http_threads.map_or_else(http_threads, |count| count.0 as usize),
+            http_threads,
             max_queued: options.max_queued.map_or(LANE_MAX, |max| max.0 as usize),
             metrics_pools: options.metrics_pools.map_or(METRICS_POOLS, |max| max.0 as usize),
             tokens,

@@ -18,6 +18,9 @@ pub(crate) const MEMORY_MIN: u64 = 64 * MIB;
 
 const MIB: u64 = 1 << 20;
 
+/// The most bytes that one HTTP thread uses for the keys that it has verified.
+pub(crate) const VERIFIED_KEYS_MAX: usize = 10 << 20;
+
 /// The bounds of the server's memory, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MemoryPlan {
@@ -36,19 +39,24 @@ pub(crate) struct MemoryPlan {
     pub(crate) subscriptions: u64,
     /// The process itself: code, threads, queues, the batch of a turn, the database's cache.
     pub(crate) process: u64,
+    /// The part of the process for the keys that the HTTP threads have verified, of all threads.
+    pub(crate) verified_keys: u64,
 }
 
 impl MemoryPlan {
-    /// Divides `total` bytes; an amount below [`MEMORY_MIN`] is divided like that amount.
+    /// Divides `total` bytes among the parts of a server with so many HTTP threads; an amount below
+    /// [`MEMORY_MIN`] is divided like that amount.
     ///
     /// A part grows with the total, from what one request of the largest size needs to the most that
     /// the part can use. The keys get the rest.
-    pub(crate) fn new(total: u64) -> Self {
+    pub(crate) fn new(total: u64, http_threads: usize) -> Self {
         let total = total.max(MEMORY_MIN);
         let share = |part: u64, least_mib: u64, most_mib: u64| {
             (total / part).clamp(least_mib * MIB, most_mib * MIB)
         };
-        let process = 20 * MIB + share(32, 2, 256);
+        let most = VERIFIED_KEYS_MAX.saturating_mul(http_threads) as u64;
+        let verified_keys = share(64, 1, 64).min(most);
+        let process = 20 * MIB + share(32, 2, 256) + verified_keys;
         // The largest body has 8 MiB, and is read into as many bytes of values.
         let bodies = share(8, 16, 256);
         let answers = share(8, 8, 512);
@@ -57,7 +65,13 @@ impl MemoryPlan {
         let rest = total - (process + bodies + answers + connections + subscriptions);
         // Allocators keep some memory between live blocks.
         let keys = rest - rest / 8;
-        Self { total, keys, answers, bodies, connections, subscriptions, process }
+        Self { total, keys, answers, bodies, connections, subscriptions, process, verified_keys }
+    }
+
+    /// Returns the part of the process that the database and the history share with code, threads and
+    /// queues.
+    fn shared_of_process(&self) -> u64 {
+        self.process - self.verified_keys
     }
 
     /// Returns the bytes of responses that all callers share.
@@ -74,14 +88,14 @@ impl MemoryPlan {
     /// Returns the bytes of pages that the database may keep, which are part of the process. Only
     /// purges of imported keys gain from more (`bench/RESULTS.md`, "Memory beside the keys").
     pub(crate) fn database_cache(&self) -> usize {
-        let bytes = (self.process / 4).min(48 * MIB);
+        let bytes = (self.shared_of_process() / 4).min(48 * MIB);
         usize::try_from(bytes).expect("invariant: at most 48 MiB")
     }
 
     /// Returns the bytes of the history of pools, which are part of the process: little of a small
     /// server, and at most what 1 000 busy pools take.
     pub(crate) fn history(&self) -> u64 {
-        (self.process / 8).min(48 * MIB)
+        (self.shared_of_process() / 8).min(48 * MIB)
     }
 
     /// Returns the number of event streams. Half of the bytes for subscriptions are for the streams,
@@ -227,7 +241,7 @@ mod tests {
     fn the_parts_fit_into_the_whole() {
         for total in [64 * MIB, 96 * MIB, 128 * MIB, 192 * MIB, 384 * MIB, GIB, 12 * GIB, 16 << 40]
         {
-            let plan = MemoryPlan::new(total);
+            let plan = MemoryPlan::new(total, 2);
             let [(_, all), parts @ ..] = plan.parts();
             let sum: u64 = parts.iter().map(|(_, bytes)| bytes).sum();
             assert_eq!(all, total);
@@ -235,15 +249,32 @@ mod tests {
             assert!(sum + total / 8 >= total, "{plan}");
             assert!(plan.keys >= MIB && plan.bodies >= 16 * MIB, "{plan}");
         }
-        assert_eq!(MemoryPlan::new(0), MemoryPlan::new(MEMORY_MIN));
+        assert_eq!(MemoryPlan::new(0, 2), MemoryPlan::new(MEMORY_MIN, 2));
         // Three quarters are for keys of about 96 bytes each, the rest is for leases on them.
-        let key_count = |total| MemoryPlan::new(total).keys / 4 * 3 / 96;
+        let key_count = |total| MemoryPlan::new(total, 2).keys / 4 * 3 / 96;
         assert!(key_count(96 * MIB) > 150_000 && key_count(12 * GIB) > 65_000_000);
+    }
+
+    /// Each HTTP thread once kept 4 MiB beside the plan, so 256 threads a GiB.
+    #[test]
+    fn the_verified_keys_of_all_threads_are_a_part_of_the_process() {
+        for threads in [1, 2, 16, 256] {
+            for total in [64 * MIB, 128 * MIB, GIB, 12 * GIB] {
+                let plan = MemoryPlan::new(total, threads);
+                assert!(plan.verified_keys <= (total / 64).max(MIB), "{plan:?}");
+                assert!(plan.verified_keys <= (threads * VERIFIED_KEYS_MAX) as u64, "{plan:?}");
+                assert!(plan.process >= 22 * MIB + plan.verified_keys, "{plan:?}");
+                let sum: u64 = plan.parts()[1..].iter().map(|(_, bytes)| bytes).sum();
+                assert!(sum <= total, "{plan:?}");
+            }
+        }
+        assert_eq!(MemoryPlan::new(12 * GIB, 1).verified_keys, VERIFIED_KEYS_MAX as u64);
+        assert_eq!(MemoryPlan::new(12 * GIB, 256).verified_keys, 64 * MIB);
     }
 
     #[test]
     fn the_log_has_one_line_with_every_part() {
-        let line = MemoryPlan::new(12 * GIB).to_string();
+        let line = MemoryPlan::new(12 * GIB, 1).to_string();
         assert!(line.starts_with("12.0 GiB: "), "{line}");
         for text in ["GiB for keys,", "512.0 MiB for answers,", "MiB for process"] {
             assert!(line.contains(text), "{line}");

@@ -82,6 +82,8 @@ pub(super) struct Server {
     pub(super) streamed_requests: Arc<Budget>,
     /// The last minutes of the pools.
     pub(super) history: History,
+    /// The bytes of the verified keys that a core may keep.
+    pub(super) verified_keys_of_core: u64,
     /// The source of `/metrics`.
     pub(super) metrics: Metrics,
 }
@@ -95,8 +97,9 @@ impl App {
     ) -> Self {
         let (requests, long_work) = (AtomicU64::new(0), LongWork::new());
         let links = Links::new(server.peer_tls.clone(), Arc::clone(&server.peer_faults));
+        let bytes = server.verified_keys_of_core;
         let verified_keys =
-            VerifiedKeys::new(server.key_versions.clone(), &mut SystemRandom::new());
+            VerifiedKeys::new(server.key_versions.clone(), bytes, &mut SystemRandom::new());
         Self {
             links,
             lanes,

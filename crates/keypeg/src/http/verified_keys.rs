@@ -7,19 +7,26 @@
 //! would give, and no later request sees a lease whose end was answered.
 
 use crate::clock;
+use crate::memory::VERIFIED_KEYS_MAX;
 use keypeg_client::Verification;
 use keypeg_core::{KeyNumber, KeyView, PoolName, RandomSource, Secret};
 use keypeg_store::{KeyVersion, KeyVersions};
 use siphasher::sip128::{Hasher128 as _, SipHasher24};
 use std::fmt;
 use std::hash::Hasher as _;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The places of a set: a key can be kept in each of them.
 const WAYS: usize = 4;
-const SETS: usize = 1 << 10;
-/// The most bytes of an answer that is kept, so that a core keeps at most 4 MiB.
+/// The most bytes of an answer that is kept, in both forms.
 const ANSWER_MAX: usize = 1 << 10;
+/// The most bytes that a place takes: an answer, its texts once more as the fields of a verification,
+/// and what the structures and their allocations take.
+const PLACE_BYTES: usize = 2 * ANSWER_MAX + 512;
+/// The most sets of a core.
+const SETS_MAX: usize = VERIFIED_KEYS_MAX / (WAYS * PLACE_BYTES);
+const _: () = assert!(size_of::<Option<Place>>() + size_of::<ActiveKey>() + 128 <= 512);
 /// How long an answer is kept at most, in microseconds. After it the engine is asked again, so that
 /// a gateway notices soon when the engine stands still.
 const KEEP_MAX_US: u64 = 2_000_000;
@@ -29,6 +36,7 @@ pub(crate) struct VerifiedKeys {
     /// `None` if each verification has to ask the store.
     versions: Option<Arc<KeyVersions>>,
     hasher: SipHasher24,
+    sets: usize,
     places: Mutex<Places>,
 }
 
@@ -72,11 +80,17 @@ struct KeptAnswer {
 }
 
 impl VerifiedKeys {
-    /// Keeps no answer without `versions`.
-    pub(super) fn new(versions: Option<Arc<KeyVersions>>, random: &mut dyn RandomSource) -> Self {
+    /// Keeps no answer without `versions`, and answers of at most `bytes`.
+    pub(super) fn new(
+        versions: Option<Arc<KeyVersions>>,
+        bytes: u64,
+        random: &mut dyn RandomSource,
+    ) -> Self {
         let mut key = [0; 16];
         random.fill(&mut key);
-        Self { versions, hasher: SipHasher24::new_with_key(&key), places: Mutex::default() }
+        let hasher = SipHasher24::new_with_key(&key);
+        let sets = usize::try_from(bytes).unwrap_or(usize::MAX) / (WAYS * PLACE_BYTES);
+        Self { versions, hasher, sets: sets.min(SETS_MAX), places: Mutex::default() }
     }
 
     /// Returns the kept answer for a value, or the question for the store; `Err(None)` if the answer
@@ -86,7 +100,7 @@ impl VerifiedKeys {
         pool: &PoolName,
         value: &Secret,
     ) -> Result<Arc<ActiveKey>, Option<Question>> {
-        if self.versions.is_none() {
+        if self.versions.is_none() || self.sets == 0 {
             return Err(None);
         }
         self.find_at(pool, value, clock::boot_us()).map_err(Some)
@@ -102,7 +116,7 @@ impl VerifiedKeys {
         let mut question = Question { digest, version: None, asked_us: now_us };
         let Some(versions) = &self.versions else { return Err(question) };
         let places = self.places();
-        let Some(place) = places.find(digest) else { return Err(question) };
+        let Some(place) = places.find(self.range(digest), digest) else { return Err(question) };
         if let Some(answer) = &place.answer
             && now_us < answer.until_us
             && versions.is_current(answer.version)
@@ -131,7 +145,19 @@ impl VerifiedKeys {
                 let is_small = key.json.len() + key.lines.len() <= ANSWER_MAX;
                 is_small.then_some(KeptAnswer { key, version, until_us })
             });
-        self.places().put(Place { digest: question.digest, number, answer });
+        let mut places = self.places();
+        if places.all.is_empty() {
+            places.all.resize_with(self.sets * WAYS, || None);
+        }
+        let range = self.range(question.digest);
+        places.put(range, Place { digest: question.digest, number, answer });
+    }
+
+    /// Returns the places of the set that a digest belongs to.
+    #[expect(clippy::cast_possible_truncation, reason = "a part of a hash, then a number of a set")]
+    fn range(&self, digest: u128) -> Range<usize> {
+        let set = (digest as u64 % self.sets as u64) as usize;
+        set * WAYS..(set + 1) * WAYS
     }
 
     fn digest(&self, pool: &PoolName, value: &Secret) -> u128 {
@@ -156,22 +182,13 @@ impl fmt::Debug for VerifiedKeys {
 }
 
 impl Places {
-    /// Returns the places of the set that a digest belongs to.
-    fn range(digest: u128) -> std::ops::Range<usize> {
-        let set = usize::try_from(digest % SETS as u128).expect("invariant: below SETS");
-        set * WAYS..(set + 1) * WAYS
-    }
-
-    fn find(&self, digest: u128) -> Option<&Place> {
-        let set = self.all.get(Self::range(digest))?;
+    fn find(&self, range: Range<usize>, digest: u128) -> Option<&Place> {
+        let set = self.all.get(range)?;
         set.iter().flatten().find(|place| place.digest == digest)
     }
 
-    fn put(&mut self, new: Place) {
-        if self.all.is_empty() {
-            self.all.resize_with(SETS * WAYS, || None);
-        }
-        let set = &mut self.all[Self::range(new.digest)];
+    fn put(&mut self, range: Range<usize>, new: Place) {
+        let set = &mut self.all[range];
         let same = set
             .iter()
             .position(|place| place.as_ref().is_some_and(|place| place.digest == new.digest));
@@ -236,8 +253,12 @@ mod tests {
 
     impl World {
         fn new() -> Self {
+            Self::of(VERIFIED_KEYS_MAX as u64)
+        }
+
+        fn of(bytes: u64) -> Self {
             let versions = Arc::<KeyVersions>::default();
-            let keys = VerifiedKeys::new(Some(Arc::clone(&versions)), &mut SeededRandom(7));
+            let keys = VerifiedKeys::new(Some(Arc::clone(&versions)), bytes, &mut SeededRandom(7));
             Self { keys, versions, pool: PoolName::parse("ci").unwrap() }
         }
 
@@ -329,13 +350,29 @@ mod tests {
         for _ in 0..5 {
             assert!(!world.verify("free", 0, &free) && !world.verify("large", 0, &large));
         }
-        for number in 0..3 * (SETS * WAYS) as u64 {
-            for _ in 0..2 {
-                world.verify(&format!("value {number}"), 0, &view(number, 60_000));
+        // A core without bytes keeps none; more bytes than a core can use are no fault.
+        for (bytes, count) in [
+            (0, 0),
+            (WAYS as u64 * PLACE_BYTES as u64 - 1, 0),
+            (1 << 20, 408),
+            (VERIFIED_KEYS_MAX as u64, 4_096),
+            (u64::MAX, 4_096),
+        ] {
+            let world = World::of(bytes);
+            if count == 0 {
+                let value = Secret::new("a").unwrap();
+                assert_eq!(world.keys.find(&world.pool, &value).unwrap_err().map(drop), None);
+                continue;
             }
-            assert!(world.verify(&format!("value {number}"), 0, &view(number, 60_000)));
+            for number in 0..3 * (SETS_MAX * WAYS) as u64 {
+                for _ in 0..2 {
+                    world.verify(&format!("value {number}"), 0, &view(number, 60_000));
+                }
+                assert!(world.verify(&format!("value {number}"), 0, &view(number, 60_000)));
+            }
+            let places = world.keys.places();
+            assert_eq!((places.all.len(), places.all.iter().flatten().count()), (count, count));
+            assert!(count as u64 * PLACE_BYTES as u64 <= bytes, "{bytes}");
         }
-        let places = world.keys.places();
-        assert_eq!((places.all.len(), places.all.iter().flatten().count()), (4_096, 4_096));
     }
 }

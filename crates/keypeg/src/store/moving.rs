@@ -97,7 +97,7 @@ fn rewind(file: &mut File) -> Result<(), Failure> {
 
 /// Backs a restored directory up: its holds and tokens are then in the rows and batches of a backup.
 fn back_up(data: &Path, seal: Option<SealOptions>, to: &Path) -> Result<File, Failure> {
-    let memory = MemoryPlan::new(memory::of_machine());
+    let memory = MemoryPlan::new(memory::of_machine(), 1);
     let config = EngineConfig {
         data: Some(data.to_owned()),
         lanes: 1,

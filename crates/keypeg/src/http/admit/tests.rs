@@ -16,7 +16,7 @@ use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll, Waker};
 
 fn app(lane: keypeg_store::Lane) -> App {
-    let memory = MemoryPlan::new(1 << 30);
+    let memory = MemoryPlan::new(1 << 30, 1);
     let access =
         crate::access::Access::new(crate::access::Hosts::default(), None, clock::stopwatch());
     let access = Arc::new(access);
@@ -56,6 +56,7 @@ fn app(lane: keypeg_store::Lane) -> App {
         key_versions: None,
         streamed_requests: Budget::new(1),
         history: crate::http::history::History::new(1 << 20, now),
+        verified_keys_of_core: memory.verified_keys,
         metrics: Metrics::new(start_info, Vec::new(), Vec::new(), Places::new(8, now)),
     };
     App::new(lane.into(), Arc::new(server), 0, Arc::default())

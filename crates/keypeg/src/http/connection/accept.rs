@@ -112,6 +112,7 @@ pub(crate) fn run(
         streams: Budget::new(memory.event_streams()),
         backups: start_info.backups.clone(),
         key_versions: start_info.key_versions.clone(),
+        verified_keys_of_core: memory.verified_keys / lanes.len() as u64,
         streamed_requests: Budget::new(connections_max as u64),
         history: History::new(memory.history(), clock::stopwatch()),
         metrics: Metrics::new(start_info, all_counts, lanes.clone(), Arc::clone(&places)),
