@@ -3,7 +3,7 @@
 //! Does not know connections, routes or handlers.
 
 use super::error::Problem;
-use super::forward::{Links, PeerFaults};
+use super::forward::{LinkPlaces, Links, PeerFaults};
 use super::history::History;
 use super::lanes::Lanes;
 use super::long_work::LongWork;
@@ -60,6 +60,8 @@ pub(super) struct Server {
     pub(super) peer_tls: Option<Arc<PeerTls>>,
     /// Why other servers could not be reached.
     pub(super) peer_faults: Arc<PeerFaults>,
+    /// The places of connections to other servers.
+    pub(super) link_places: Arc<LinkPlaces>,
     /// The proxies in front of the server.
     pub(super) proxies: Proxies,
     /// The time limits of connections.
@@ -96,7 +98,8 @@ impl App {
         counts: Arc<CoreCounts>,
     ) -> Self {
         let (requests, long_work) = (AtomicU64::new(0), LongWork::new());
-        let links = Links::new(server.peer_tls.clone(), Arc::clone(&server.peer_faults));
+        let (faults, places) = (Arc::clone(&server.peer_faults), Arc::clone(&server.link_places));
+        let links = Links::new(server.peer_tls.clone(), faults, places);
         let bytes = server.verified_keys_of_core;
         let verified_keys =
             VerifiedKeys::new(server.key_versions.clone(), bytes, &mut SystemRandom::new());

@@ -7,9 +7,11 @@
 
 mod headers;
 mod link;
+mod link_places;
 
 pub(crate) use headers::{Forwarded, mark_refused, mark_shards};
 pub(crate) use link::{Links, PeerFaults};
+pub(crate) use link_places::LinkPlaces;
 
 use super::all_pools::ListedShards;
 use super::app::App;

@@ -80,7 +80,7 @@ fn the_unit_agrees_with_the_server() {
     assert!(seconds(of("TimeoutStopSec")[0]) >= drain + 5, "{drain} s");
     let connections: u64 = of("LimitNOFILE")[0].parse().unwrap();
     // With 256 HTTP threads, the listener for operations and a store of 128 shards.
-    assert!(connections >= 10_000 + 64 + 256 * 4 + 20 + 16 + 128 * 24);
+    assert!(connections >= 3 * 10_000 + 64 + 256 * 4 + 20 + 16 + 128 * 24);
     assert_eq!(of("RestartPreventExitStatus"), ["64 65 77 78"]);
     assert_eq!(of("LoadCredential"), ["tokens:keypeg.tokens", "seal-key:keypeg.seal-key"]);
     assert_eq!((of("Type"), of("KillSignal")), (vec!["notify"], vec!["SIGTERM"]));

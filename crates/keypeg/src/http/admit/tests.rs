@@ -3,6 +3,7 @@
 use super::*;
 use crate::clock;
 use crate::http::connection::descriptors::DescriptorNeeds;
+use crate::http::forward::LinkPlaces;
 use crate::http::metrics::{Metrics, StartInfo};
 use crate::http::origin::RequestId;
 use crate::http::timeouts::Timeouts;
@@ -45,6 +46,7 @@ fn app(lane: keypeg_store::Lane) -> App {
         tls: None,
         peer_tls: None,
         peer_faults: Arc::default(),
+        link_places: Arc::new(LinkPlaces::new(1)),
         proxies: crate::proxies::Proxies::default(),
         timeouts: Timeouts::default(),
         bodies: Arc::new(ReservedBudget::new(memory.bodies, memory.bodies / 8)),

@@ -12,6 +12,7 @@ use super::places::{Arrived, Place, Places};
 use super::serve::{read_clock_in_hyper, serve, serve_ops};
 use crate::clock;
 use crate::http::app::{App, Server};
+use crate::http::forward::LinkPlaces;
 use crate::http::history::History;
 use crate::http::lanes::Lanes;
 use crate::http::metrics::{CoreCounts, Metrics, StartInfo};
@@ -82,7 +83,7 @@ pub(crate) fn run(
     let (has_tls, descriptors) = (start_info.tls.is_some(), start_info.descriptors);
     let connections_max = connections_max(start_info.memory.connections, has_tls, descriptors);
     if descriptors.connections_max() <= connections_max && connections_max < CONNECTIONS_MAX {
-        let (max, needed) = (connections_max, CONNECTIONS_MAX + descriptors.reserved());
+        let (max, needed) = (connections_max, descriptors.needed_for(CONNECTIONS_MAX));
         tracing::warn!(
             max,
             "the open-file limit allows only {max} connections instead of {CONNECTIONS_MAX}: \
@@ -100,6 +101,7 @@ pub(crate) fn run(
         tls: start_info.tls.clone(),
         peer_tls: start_info.peer_tls.clone(),
         peer_faults: Arc::default(),
+        link_places: Arc::new(LinkPlaces::new(descriptors.links_max(connections_max))),
         proxies: start_info.proxies.clone(),
         stopping: AtomicBool::new(false),
         was_ready: AtomicBool::new(false),

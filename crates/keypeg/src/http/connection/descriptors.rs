@@ -18,6 +18,8 @@ const OF_STORE: usize = 16;
 /// Of one shard of a store: the segments and the key set of its copy, and the requests by which it
 /// reads and appends to the log, of which at most 16 are in progress.
 const OF_SHARD: usize = 24;
+/// Of one connection to another server, by which a request is forwarded.
+const OF_LINK: usize = 2;
 /// A server with room for fewer connections is not worth a start.
 const CONNECTIONS_MIN: usize = 16;
 /// The most connections of the listener for operations.
@@ -46,7 +48,7 @@ impl DescriptorNeeds {
     }
 
     /// Returns how many descriptors no client may take.
-    pub(super) fn reserved(self) -> usize {
+    fn reserved(self) -> usize {
         let of_ops = if self.has_ops { OF_THREAD + OPS_CONNECTIONS_MAX } else { 0 };
         let of_store = self.shards.map_or(0, |shards| OF_STORE + shards * OF_SHARD);
         OF_FILES + self.http_threads * OF_THREAD + of_ops + of_store
@@ -54,7 +56,7 @@ impl DescriptorNeeds {
 
     /// Refuses a limit of file descriptors with which the server would start and serve no client.
     pub(crate) fn check(self) -> Result<(), Failure> {
-        let needed = (self.reserved() + CONNECTIONS_MIN) as u64;
+        let needed = self.needed_for(CONNECTIONS_MIN) as u64;
         match getrlimit(Resource::Nofile).maximum.filter(|limit| *limit < needed) {
             None => Ok(()),
             Some(limit) => {
@@ -67,16 +69,41 @@ impl DescriptorNeeds {
         }
     }
 
-    /// Returns the most connections of clients that the limit of file descriptors allows.
-    pub(super) fn connections_max(self) -> usize {
-        self.connections_under(getrlimit(Resource::Nofile).current)
+    /// Returns the limit that so many connections of clients need.
+    pub(super) fn needed_for(self, connections: usize) -> usize {
+        self.reserved() + connections * self.of_connection()
     }
 
-    /// `None` is no limit.
-    fn connections_under(self, limit: Option<u64>) -> usize {
-        let limit = limit.map(usize::try_from).and_then(Result::ok).unwrap_or(usize::MAX);
-        limit.saturating_sub(self.reserved()).max(CONNECTIONS_MIN)
+    /// Returns the most connections of clients that the limit of file descriptors allows.
+    pub(super) fn connections_max(self) -> usize {
+        (self.free_under(descriptor_limit()) / self.of_connection()).max(CONNECTIONS_MIN)
     }
+
+    /// Returns the most connections to other servers beside so many of clients.
+    pub(super) fn links_max(self, connections: usize) -> usize {
+        self.links_under(descriptor_limit(), connections)
+    }
+
+    fn links_under(self, limit: usize, connections: usize) -> usize {
+        let free = self.free_under(limit).saturating_sub(connections);
+        if self.shards.is_some() { free / OF_LINK } else { 0 }
+    }
+
+    /// Returns how many descriptors a connection of a client takes, with the one to another server to
+    /// which its request is forwarded.
+    fn of_connection(self) -> usize {
+        if self.shards.is_some() { 1 + OF_LINK } else { 1 }
+    }
+
+    fn free_under(self, limit: usize) -> usize {
+        limit.saturating_sub(self.reserved())
+    }
+}
+
+/// Returns the soft limit of file descriptors; the greatest number if there is none.
+fn descriptor_limit() -> usize {
+    let limit = getrlimit(Resource::Nofile).current;
+    limit.map(usize::try_from).and_then(Result::ok).unwrap_or(usize::MAX)
 }
 
 /// Raises the soft limit of file descriptors to the hard limit: shells often set 1024, and each
@@ -102,11 +129,18 @@ mod tests {
             (DescriptorNeeds { shards: Some(128), ..alone }, 3_156),
         ] {
             assert_eq!(needs.reserved(), reserved, "{needs:?}");
-            for more in [16, 17, 10_000] {
-                let limit = u64::try_from(reserved + more).unwrap();
-                assert_eq!(needs.connections_under(Some(limit)), more, "{needs:?}");
+            for connections in [16, 17, 10_000] {
+                let limit = needs.needed_for(connections);
+                let each = if needs.shards.is_some() { 3 } else { 1 };
+                assert_eq!(limit, reserved + each * connections, "{needs:?}");
+                let links = needs.links_under(limit, connections);
+                assert_eq!(links, if needs.shards.is_some() { connections } else { 0 });
+                // Memory can allow fewer connections: the rest is for those to other servers.
+                let more = needs.links_under(limit, 10);
+                assert!(reserved + 10 + OF_LINK * more <= limit && more >= links, "{needs:?}");
             }
+            assert_eq!(needs.free_under(reserved), 0);
+            assert!(needs.free_under(usize::MAX) > 1 << 30);
         }
-        assert!(alone.connections_under(None) > 1 << 30);
     }
 }

@@ -3,6 +3,7 @@
 //! A request that surely did not leave this server is distinguished from one that may have arrived:
 //! only the first may be sent again. Does not know what the requests are.
 
+use super::link_places::{LinkPlace, LinkPlaces};
 use crate::clock;
 use crate::http::kept_body::Reader;
 use crate::tls::PeerTls;
@@ -44,13 +45,14 @@ const FAULT_MEMORY: Duration = Duration::from_hours(1);
 const BUFFER_MAX: usize = 64 << 10;
 
 /// The connections of one core to the other servers.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Links {
     /// By address.
     idle: Arc<Mutex<HashMap<String, Vec<Idle>>>>,
     /// How the certificates of servers are checked; `None` if this server is alone.
     tls: Option<Arc<PeerTls>>,
     faults: Arc<PeerFaults>,
+    places: Arc<LinkPlaces>,
 }
 
 /// Why other servers could not be reached at the last attempt, by address. All cores share it.
@@ -73,15 +75,20 @@ struct Idle {
 pub(super) struct Link {
     sender: SendRequest<Reader>,
     task: AbortHandle,
-    /// A second descriptor of the socket.
-    socket: Arc<OwnedFd>,
+    socket: Arc<Socket>,
     is_flushed: Arc<AtomicBool>,
 }
 
 /// Closes the sending side of a connection whose request is in progress.
 pub(super) struct Closing {
-    socket: Arc<OwnedFd>,
+    socket: Arc<Socket>,
     is_flushed: Arc<AtomicBool>,
+}
+
+/// A second descriptor of the socket of a connection, with the place of the connection.
+struct Socket {
+    descriptor: OwnedFd,
+    _place: LinkPlace,
 }
 
 /// A connection that notes whether the socket has accepted all that was written.
@@ -116,18 +123,27 @@ impl Drop for Link {
 }
 
 impl Links {
-    pub(crate) fn new(tls: Option<Arc<PeerTls>>, faults: Arc<PeerFaults>) -> Self {
-        Self { tls, faults, ..Self::default() }
+    pub(crate) fn new(
+        tls: Option<Arc<PeerTls>>,
+        faults: Arc<PeerFaults>,
+        places: Arc<LinkPlaces>,
+    ) -> Self {
+        Self { idle: Arc::default(), tls, faults, places }
     }
 
-    /// Returns a kept connection to the server with this address, or makes one.
+    /// Returns a kept connection to the server with this address, or makes one. Fails if all places of
+    /// such connections are taken.
     pub(super) async fn link(&self, address: &str) -> io::Result<Link> {
         while let Some(mut link) = self.take_idle(address) {
             if link.is_open() && link.sender.ready().await.is_ok() {
                 return Ok(link);
             }
         }
-        let connected = match timeout(CONNECT_TIME, self.connect(address)).await {
+        // This is no fault of the other server.
+        let Some(place) = self.places.enter() else {
+            return Err(io::Error::other("all connections to other servers are in use"));
+        };
+        let connected = match timeout(CONNECT_TIME, self.connect(address, place)).await {
             Ok(connected) => connected,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         };
@@ -135,9 +151,9 @@ impl Links {
         connected
     }
 
-    /// Keeps a connection whose request has its complete answer.
+    /// Keeps a connection whose request has its complete answer, unless places are short.
     pub(super) fn keep(&self, address: String, link: Link) {
-        if link.sender.is_closed() {
+        if link.sender.is_closed() || !self.places.can_keep() {
             return;
         }
         let now = clock::stopwatch();
@@ -156,7 +172,7 @@ impl Links {
         (now.saturating_duration_since(since) < IDLE_TIME).then_some(link)
     }
 
-    async fn connect(&self, address: &str) -> io::Result<Link> {
+    async fn connect(&self, address: &str, place: LinkPlace) -> io::Result<Link> {
         let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
         let uri: Uri = address.parse().map_err(|_| invalid())?;
         let is_https = uri.scheme_str() == Some("https");
@@ -164,7 +180,7 @@ impl Links {
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let port = uri.port_u16().unwrap_or(if is_https { 443 } else { 80 });
         let stream = TcpStream::connect((host, port)).await?;
-        let socket = prepare(&stream)?;
+        let socket = Socket { descriptor: prepare(&stream)?, _place: place };
         if !is_https {
             return Link::open(stream, socket).await;
         }
@@ -228,7 +244,7 @@ fn prepare(stream: &TcpStream) -> io::Result<OwnedFd> {
 }
 
 impl Link {
-    async fn open<S>(stream: S, socket: OwnedFd) -> io::Result<Self>
+    async fn open<S>(stream: S, socket: Socket) -> io::Result<Self>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -236,17 +252,20 @@ impl Link {
         let stream = TokioIo::new(Flushed { stream, is_flushed: Arc::clone(&is_flushed) });
         let handshake = Builder::new().max_buf_size(BUFFER_MAX).handshake(stream);
         let (sender, connection) = handshake.await.map_err(io::Error::other)?;
+        let socket = Arc::new(socket);
+        let of_task = Arc::clone(&socket);
         let task = tokio::spawn(async move {
             let _ = connection.await;
+            drop(of_task);
         });
-        Ok(Self { sender, task: task.abort_handle(), socket: Arc::new(socket), is_flushed })
+        Ok(Self { sender, task: task.abort_handle(), socket, is_flushed })
     }
 
     /// Returns whether the other server has neither closed the connection nor sent something.
     fn is_open(&self) -> bool {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         !self.sender.is_closed()
-            && recv(&*self.socket, &mut [0; 1], flags).is_err_and(|error| {
+            && recv(&self.socket.descriptor, &mut [0; 1], flags).is_err_and(|error| {
                 error == rustix::io::Errno::AGAIN || error == rustix::io::Errno::WOULDBLOCK
             })
     }
@@ -278,7 +297,7 @@ impl Closing {
     /// Closes the sending side: the other server then treats the request as that of a client that
     /// has closed its own.
     pub(super) fn close_sending(&self) {
-        let _ = shutdown(&*self.socket, Shutdown::Write);
+        let _ = shutdown(&self.socket.descriptor, Shutdown::Write);
     }
 }
 
