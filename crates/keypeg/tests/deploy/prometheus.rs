@@ -10,15 +10,9 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// What only the alerts of several servers contain. An alert about backups also names the metric of the
-/// store, to tell the two kinds of servers apart.
-const OF_SEVERAL: [&str; 5] = [
-    "keypeg_shard_",
-    "keypeg_servers",
-    "keypeg_store_silent_seconds >",
-    "keypeg_append_",
-    "no_owner",
-];
+/// What only the alerts of several servers name: their metrics, and the codes of their refusals.
+const OF_SEVERAL: [&str; 5] =
+    ["keypeg_shard_", "keypeg_servers", "keypeg_store_", "keypeg_append_", "no_owner"];
 
 /// Runs promtool; returns its output if it succeeds.
 #[track_caller]
