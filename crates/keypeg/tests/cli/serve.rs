@@ -148,7 +148,9 @@ fn unknown_variables_are_reported_and_those_of_kubernetes_are_not() {
         .env("KEYPEG_PORT_8000_TCP", "tcp://10.0.0.1:8000");
     Server::logged(&mut command, &log).terminate();
     let said = std::fs::read_to_string(&log).unwrap();
-    let warnings: Vec<_> = said.lines().filter(|line| line.contains(" WARN ")).collect();
+    // The limit of open files of a machine can be worth a warning too.
+    let is_of_variables = |line: &&str| line.contains(" WARN keypeg::variables: ");
+    let warnings: Vec<_> = said.lines().filter(is_of_variables).collect();
     assert_eq!(warnings.len(), 1, "{said}");
     assert!(warnings[0].contains("KEYPEG_TOKENS_FILE"), "{said}");
     assert!(warnings[0].ends_with("did you mean KEYPEG_TOKENS?"), "{said}");
