@@ -6,6 +6,7 @@
 use crate::backup::EngineBackups;
 use crate::checkpointer::Checkpointer;
 use crate::clock::Clock;
+use crate::core_turns::{NOT_ACKNOWLEDGED, SharedRun};
 use crate::disk::{Directory, Disk};
 use crate::end::{AbortOnPanic, EXIT_IO, end_process};
 use crate::permissions;
@@ -15,12 +16,12 @@ use crate::recover;
 use crate::rotation::{RotationError, SealControl, SealUse};
 use crate::seal::{SealKeys, SealOptions};
 use crate::start::{EngineConfig, StartError, io};
-use crate::state::{EngineState, JournalSizes};
-use crate::thread::{LaneEnd, Run};
+use crate::state::{CommitError, EngineState, JournalSizes};
+use crate::thread::{LaneEnd, Run, Signals};
 use crate::unlock::unlock;
 use keypeg_core::{Policy, RandomSource};
 use keypeg_store::{
-    BackupSource, EngineLane, KeyVersions, Lane, StartReport, Store, StoreMetrics, Wakeup,
+    BackupSource, CoreTurns, KeyVersions, Lane, StartReport, Store, StoreMetrics, Wakeup,
 };
 use std::io::{self, ErrorKind};
 use std::path::Path;
@@ -41,6 +42,7 @@ pub struct Engine {
     backups: Option<Arc<EngineBackups>>,
     seal: Option<Arc<SealControl>>,
     versions: Arc<KeyVersions>,
+    core_turns: Option<Arc<SharedRun>>,
 }
 
 impl Engine {
@@ -75,13 +77,27 @@ impl Engine {
         let wakeup = state.wakeup();
         let stopping = Arc::<AtomicBool>::default();
         let cancels_waits = Arc::<AtomicBool>::default();
-        let (lanes, engine_lanes) = (0..config.lanes).map(|_| keypeg_store::lane(&wakeup)).unzip();
-        let (wakeup_of_run, signals) =
-            (wakeup.clone(), (Arc::clone(&stopping), Arc::clone(&cancels_waits)));
-        let run = move || run_or_exit(state, engine_lanes, wakeup_of_run, signals);
-        let thread = std::thread::Builder::new().name("keypeg-engine".into()).spawn(run).map_err(
-            |error| StartError::Io { doing: "starting the engine thread".into(), error },
-        )?;
+        let requests = config.core_turns.then(Wakeup::default);
+        let last = config.lanes.saturating_sub(1);
+        let woken_by = |lane| requests.as_ref().filter(|_| lane == last).unwrap_or(&wakeup);
+        let lanes = (0..config.lanes).map(|lane| keypeg_store::lane(woken_by(lane)));
+        let (lanes, engine_lanes) = lanes.unzip();
+        let signals = Signals {
+            wakeup: wakeup.clone(),
+            lookups: None,
+            requests: requests.clone(),
+            stopping: Arc::clone(&stopping),
+            cancels_waits: Arc::clone(&cancels_waits),
+        };
+        let run = Run::new(state, engine_lanes, signals, LaneEnd::Closed);
+        let (thread, core_turns) = match requests {
+            None => (spawn_engine(run, Run::run)?, None),
+            Some(requests) => {
+                let shared = Arc::new(SharedRun::new(run, requests));
+                let of_thread = Arc::clone(&shared);
+                (spawn_engine(of_thread, |shared| shared.run())?, Some(shared))
+            }
+        };
         Ok((
             Self {
                 wakeup,
@@ -94,6 +110,7 @@ impl Engine {
                 backups,
                 seal,
                 versions,
+                core_turns,
             },
             lanes,
             report,
@@ -159,6 +176,10 @@ impl Store for Engine {
         Some(Arc::clone(&self.versions))
     }
 
+    fn core_turns(&self) -> Option<Arc<dyn CoreTurns>> {
+        self.core_turns.clone().map(|turns| turns as Arc<dyn CoreTurns>)
+    }
+
     fn stop(self: Box<Self>) {
         Self::stop(*self);
     }
@@ -178,6 +199,7 @@ pub fn check_data_dir(
     let config = EngineConfig {
         data: None,
         lanes: 0,
+        core_turns: false,
         default_policy: Policy::default(),
         max_keys: u64::MAX,
         memory: u64::MAX,
@@ -276,17 +298,17 @@ fn spawn_checkpointer(checkpointer: Checkpointer) -> Result<JoinHandle<()>, Star
     spawned.map_err(|error| StartError::Io { doing: "starting the checkpointer".into(), error })
 }
 
-/// Runs the engine's loop. An error of the journal ends the process.
-fn run_or_exit(
-    state: EngineState,
-    mut lanes: Vec<EngineLane>,
-    wakeup: Wakeup,
-    (stopping, cancels_waits): (Arc<AtomicBool>, Arc<AtomicBool>),
-) {
-    let _guard = AbortOnPanic;
-    let (lanes, end) = (&mut lanes[..], LaneEnd::Closed);
-    let mut run = Run { state, lanes, wakeup, lookups: None, stopping, cancels_waits, end };
-    if let Err(error) = run.run() {
-        end_process(&error, "no change of the last batch was acknowledged", EXIT_IO);
-    }
+/// Starts the engine's thread. An error of the journal ends the process.
+fn spawn_engine<R: Send + 'static>(
+    mut engine: R,
+    run: fn(&mut R) -> Result<(), CommitError>,
+) -> Result<JoinHandle<()>, StartError> {
+    let run = move || {
+        let _guard = AbortOnPanic;
+        if let Err(error) = run(&mut engine) {
+            end_process(&error, NOT_ACKNOWLEDGED, EXIT_IO);
+        }
+    };
+    let spawned = std::thread::Builder::new().name("keypeg-engine".into()).spawn(run);
+    spawned.map_err(|error| StartError::Io { doing: "starting the engine thread".into(), error })
 }

@@ -10,6 +10,7 @@ mod batch;
 pub mod checkpointer;
 mod clock;
 mod commit_log;
+mod core_turns;
 pub mod disk;
 mod end;
 mod engine;

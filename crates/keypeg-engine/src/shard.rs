@@ -8,7 +8,7 @@ use crate::backup::{Backup, EngineBackups};
 use crate::checkpointer::Checkpointer;
 use crate::progress::CheckpointProgress;
 use crate::state::{CommitError, EngineState};
-use crate::thread::{LaneEnd, Run};
+use crate::thread::{LaneEnd, Run, Signals};
 use keypeg_core::Lsn;
 use keypeg_store::{BackupRefused, BackupSource, EngineLane, Reply, RequestError, Wakeup};
 use std::fmt;
@@ -108,20 +108,20 @@ impl ShardEngine {
 
     /// Serves the lanes until the shard is handed over or lost. Then every request is answered, and
     /// the lanes refuse what follows; `on_end` is called as soon as that is so.
-    pub fn run(self, lanes: &mut [EngineLane], on_end: impl FnOnce(&ShardEnd)) -> ShardEnd {
+    pub fn run(self, lanes: &mut Vec<EngineLane>, on_end: impl FnOnce(&ShardEnd)) -> ShardEnd {
         let Self { state, control, progress, checkpointer } = self;
         lanes.iter_mut().for_each(EngineLane::remember_taken);
-        let mut run = Run {
-            lookups: Some(state.wakeup()),
-            state,
-            lanes,
+        let signals = Signals {
             wakeup: control.wakeup.clone(),
+            lookups: Some(state.wakeup()),
+            requests: None,
             cancels_waits: Arc::clone(&control.stopping),
             stopping: control.stopping,
-            end: LaneEnd::Kept,
         };
+        let mut run = Run::new(state, std::mem::take(lanes), signals, LaneEnd::Kept);
         let end = run.run().map_or_else(ShardEnd::Lost, |()| ShardEnd::Released);
-        for lane in &mut *run.lanes {
+        *lanes = std::mem::take(&mut run.lanes);
+        for lane in lanes {
             lane.fail_taken(&Reply::Refused(RequestError::OutcomeUnknown));
             lane.refuse(&RequestError::NotOwner);
         }

@@ -16,6 +16,8 @@ pub struct EngineConfig {
     pub data: Option<PathBuf>,
     /// The number of lanes: one for each core of the server.
     pub lanes: usize,
+    /// Whether the core of the last lane runs turns by [`CoreTurns`](keypeg_store::CoreTurns).
+    pub core_turns: bool,
     /// The default pool's policy in a new data directory.
     pub default_policy: Policy,
     /// The most keys in all pools together.

@@ -83,8 +83,8 @@ pub struct EngineState {
     batch: Batch,
     /// The seal of the directory, if it is sealed.
     seal: Option<Arc<SealControl>>,
-    /// Notified when a request arrives.
-    arrivals: Wakeup,
+    /// One of them is notified when a request arrives.
+    arrivals: Vec<Wakeup>,
     /// What the requests of this turn may end by time.
     expiries_left: u32,
     /// Requests that are carried over into the next turn, because more was due than this turn
@@ -301,6 +301,7 @@ impl EngineState {
             journal.commit(records, stamp)?;
             let took_us = self.times.stopwatch_us().saturating_sub(started_us);
             self.metrics.commit_us.observe(&COMMIT_BUCKETS_US, took_us);
+            self.measured.commit_took = Some(took_us);
             self.metrics.commit_bytes.observe(&COMMIT_BUCKETS_BYTES, records_len);
             // What stands in the log of a shard needs no proof.
             self.unproven = !records.is_empty() && !journal.has_log();
@@ -376,6 +377,16 @@ impl EngineState {
     /// Takes the deleted pools; freeing their memory takes O(keys).
     pub fn take_deleted_pools(&mut self) -> Vec<Pool> {
         std::mem::take(&mut self.deleted_pools)
+    }
+
+    /// Sets whether turns execute long calls, as they do at first, or leave them to a later turn.
+    pub(crate) fn set_executes_long_calls(&mut self, executes: bool) {
+        self.long_calls.are_postponed = !executes;
+    }
+
+    /// Takes how long the last commit took, in microseconds, if there was one since the last call.
+    pub(crate) fn take_commit_time(&mut self) -> Option<u64> {
+        self.measured.commit_took.take()
     }
 
     /// Returns a time that never goes back, in microseconds.

@@ -351,7 +351,7 @@ fn a_turn_ends_what_is_due_for_a_bounded_time_while_requests_wait() {
 fn a_request_that_arrives_during_a_turn_shortens_it() {
     let mut turns = with_due_leases(2_000);
     let arrivals = Wakeup::default();
-    turns.driver.engine.set_arrivals(arrivals.clone());
+    turns.driver.engine.set_arrivals(vec![arrivals.clone()]);
     arrivals.notify();
     turns.run();
     assert_eq!(leased(&turns), 2_000 - 256);

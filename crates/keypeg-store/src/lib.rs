@@ -36,7 +36,7 @@ pub use request::{
     Call, Caller, CallerNumber, GENERATE_MAX, Idempotency, PAGE_MAX, PoolPage, PoolView, Principal,
     Reply, Request, RequestError, WAIT_MAX_MS,
 };
-pub use store::{CoreLanes, OpenedStore, StartReport, Store};
+pub use store::{CoreLanes, CoreTurn, CoreTurns, OpenedStore, StartReport, Store};
 pub use subscription::{
     FeedBatch, FeedEvent, FeedEventKind, Subscriber, Subscription, TooManySubscribers,
 };

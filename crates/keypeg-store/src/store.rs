@@ -9,6 +9,7 @@ use crate::cluster::Cluster;
 use crate::key_versions::KeyVersions;
 use crate::lanes::Lane;
 use crate::metrics::StoreMetrics;
+use crate::wakeup::Wakeup;
 use keypeg_core::Policy;
 use std::fmt;
 use std::sync::Arc;
@@ -35,9 +36,35 @@ pub trait Store: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Returns what the core of the last lane runs the store's turns by; `None` for a store whose own
+    /// threads run all of them.
+    fn core_turns(&self) -> Option<Arc<dyn CoreTurns>> {
+        None
+    }
+
     /// Closes the inboxes of all lanes, answers the requests already queued, closes the outboxes,
     /// and returns when all threads have ended.
     fn stop(self: Box<Self>);
+}
+
+/// The turns of a store that a core may run itself, after it has read all requests that have arrived.
+pub trait CoreTurns: fmt::Debug + Send + Sync {
+    /// Returns what each request of that core's lane notifies. The core is its listener.
+    fn requests(&self) -> &Wakeup;
+
+    /// Runs a turn on this thread, or leaves what is queued to the store's own thread. Waits for the
+    /// disk, for no lock. After [`CoreTurn::Busy`] the listener of `requests` is woken as soon as the
+    /// core can try again, if any request is left then.
+    fn turn(&self) -> CoreTurn;
+}
+
+/// What became of the requests of a core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CoreTurn {
+    /// They are answered, or the store's thread has them.
+    Done,
+    /// The store's thread runs a turn without them: the core must try again.
+    Busy,
 }
 
 /// A store at the moment it has opened.

@@ -62,14 +62,25 @@ impl Wakeup {
         }
     }
 
+    /// Polls for a notification, for a listener that is an async task, and leaves all to be taken.
+    pub fn poll_is_notified(&self, context: &Context<'_>) -> Poll<()> {
+        self.register(context.waker());
+        if self.is_notified() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Wakes the listener, which is registered, whether or not it has taken earlier notifications.
+    pub fn wake(&self) {
+        // The lock is released before the wake: a waker may run code of its executor.
+        let listener = self.inner.listener().clone();
+        if let Some(listener) = listener {
+            listener.wake();
+        }
+    }
+
     /// Wakes the listener, unless an earlier notification that it has not taken did so.
     pub fn notify(&self) {
         if !self.inner.notified.swap(true, Ordering::AcqRel) {
-            // The lock is released before the wake: a waker may run code of its executor.
-            let listener = self.inner.listener().clone();
-            if let Some(listener) = listener {
-                listener.wake();
-            }
+            self.wake();
         }
     }
 

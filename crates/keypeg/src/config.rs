@@ -59,7 +59,7 @@ pub struct Config {
     pub max_keys: u64,
     /// The memory that the server may take, in parts.
     pub(crate) memory: MemoryPlan,
-    /// The threads that answer HTTP, each a core.
+    /// The threads that answer HTTP; the reserve is not one of them.
     pub(crate) http_threads: usize,
     /// Requests of a core that may wait for the engine.
     pub max_queued: usize,
@@ -84,6 +84,16 @@ pub struct Config {
 }
 
 impl Config {
+    /// Returns the number of cores.
+    pub(crate) fn cores(&self) -> usize {
+        cores(self.http_threads, self.cluster.is_some())
+    }
+
+    /// Returns whether the last core runs turns of the store, and the first is its reserve.
+    pub(crate) fn has_reserve(&self) -> bool {
+        self.cores() > self.http_threads
+    }
+
     /// Combines the options of flags and variables with those of the file, if one is named, and
     /// checks the result.
     pub fn new(given: Options) -> Result<Self, Failure> {
@@ -145,7 +155,7 @@ impl Config {
         };
         let memory = options.memory.map_or_else(memory::of_machine, |size| size.0);
         let http_threads = options.http_threads.map_or_else(http_threads, |count| count.0 as usize);
-        let memory = MemoryPlan::new(memory, http_threads);
+        let memory = MemoryPlan::new(memory, cores(http_threads, cluster.is_some()));
         let has_data = !is_on(options.ephemeral) && cluster.is_none();
         let data = options.data.map_or_else(|| DATA.into(), |path| path.0);
         Ok(Self {
@@ -192,6 +202,12 @@ impl Config {
 fn http_threads() -> usize {
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
     (processors - 1).clamp(1, HTTP_THREADS_MAX as usize)
+}
+
+/// Returns how many cores there are: the threads that answer HTTP, and the reserve of a single one that
+/// runs turns of the store.
+fn cores(http_threads: usize, is_shared: bool) -> usize {
+    http_threads + usize::from(http_threads == 1 && !is_shared)
 }
 
 /// Returns the seal key file, of its option or of the credential of the service.

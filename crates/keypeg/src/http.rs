@@ -12,6 +12,7 @@ mod backup;
 mod body_memory;
 mod checks;
 mod connection;
+mod core_turns;
 mod dashboard;
 mod date;
 mod dispatch;

@@ -157,7 +157,7 @@ pub fn serve(
     tracing::info!("memory: {}", config.memory);
     clock::check_wall_clock()?;
     let ops = config.ops_listen.map(|listen| bind("--ops-listen", listen)).transpose()?;
-    let cores = config.http_threads;
+    let cores = config.cores();
     let access = Arc::new(access(config)?);
     let tls = tls(config)?;
     let (audit, writer) = config.audit.clone().map(audit::open).transpose()?.unzip();
@@ -218,6 +218,7 @@ pub fn serve(
         store_metrics: store.metrics(),
         backups: store.backups(),
         key_versions: store.key_versions(),
+        core_turns: store.core_turns(),
     };
     let has_tls = config.tls.is_some();
     let name = config.cluster.as_ref().map(|cluster| cluster.server.to_string());

@@ -44,17 +44,17 @@ pub(crate) struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// Divides `total` bytes among the parts of a server with so many HTTP threads; an amount below
+    /// Divides `total` bytes among the parts of a server with so many cores; an amount below
     /// [`MEMORY_MIN`] is divided like that amount.
     ///
     /// A part grows with the total, from what one request of the largest size needs to the most that
     /// the part can use. The keys get the rest.
-    pub(crate) fn new(total: u64, http_threads: usize) -> Self {
+    pub(crate) fn new(total: u64, cores: usize) -> Self {
         let total = total.max(MEMORY_MIN);
         let share = |part: u64, least_mib: u64, most_mib: u64| {
             (total / part).clamp(least_mib * MIB, most_mib * MIB)
         };
-        let most = VERIFIED_KEYS_MAX.saturating_mul(http_threads) as u64;
+        let most = VERIFIED_KEYS_MAX.saturating_mul(cores) as u64;
         let verified_keys = share(64, 1, 64).min(most);
         let process = 20 * MIB + share(32, 2, 256) + verified_keys;
         // The largest body has 8 MiB, and is read into as many bytes of values.

@@ -40,6 +40,7 @@ pub fn open(config: &Config, lanes: usize) -> Result<OpenedStore, Failure> {
     let engine_config = EngineConfig {
         data: config.data.clone(),
         lanes,
+        core_turns: config.has_reserve(),
         default_policy: config.default_policy.clone(),
         max_keys: config.max_keys,
         memory: config.memory.keys,

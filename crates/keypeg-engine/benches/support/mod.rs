@@ -24,6 +24,7 @@ impl StartedEngine {
         let config = EngineConfig {
             data: Some(dir),
             lanes: 1,
+            core_turns: false,
             default_policy: Policy { keepalive_ttl_ms: None, ..Policy::default() },
             max_keys,
             memory: u64::MAX,

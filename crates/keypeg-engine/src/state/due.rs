@@ -15,7 +15,7 @@ const TIME_MAX_US: u64 = 1_000;
 
 impl EngineState {
     /// Sets what is notified when a request arrives: then a turn soon stops to end what is due.
-    pub fn set_arrivals(&mut self, arrivals: Wakeup) {
+    pub fn set_arrivals(&mut self, arrivals: Vec<Wakeup>) {
         self.arrivals = arrivals;
     }
 
@@ -35,7 +35,7 @@ impl EngineState {
             if !has_more || left == 0 || step.budget > 0 {
                 return by_time;
             }
-            let requests_wait = has_requests || self.arrivals.is_notified();
+            let requests_wait = has_requests || self.arrivals.iter().any(Wakeup::is_notified);
             if requests_wait {
                 let began_us = self.times.boot_us();
                 if self.times.stopwatch_us().saturating_sub(began_us) >= TIME_MAX_US {

@@ -42,6 +42,8 @@ pub(super) struct LongCalls {
     checked: VecDeque<QueuedRequest>,
     /// Imports that wait for their lookups.
     pub(super) in_lookup: usize,
+    /// Whether turns leave all of them to a later turn.
+    pub(super) are_postponed: bool,
 }
 
 /// The work that the long calls of one turn may still cost.
@@ -108,6 +110,11 @@ impl LongCalls {
         self.by_caller.entry(caller).or_default().push_back(queued);
         self.len += 1;
         true
+    }
+
+    /// Leaves all of them to the next turn that executes some.
+    pub(super) fn postpone(&mut self) {
+        self.was_cut_short = true;
     }
 
     /// Queues an import whose lookup is complete.

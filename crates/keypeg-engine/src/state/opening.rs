@@ -25,7 +25,7 @@ use crate::times::Times;
 use crate::unlock::{create as create_identity, unlock};
 use keypeg_core::RandomSource;
 use keypeg_core::{Limits, Lsn, Policy, PolicyPatch, Pool, PoolName, Pools, Replayer, answers_max};
-use keypeg_store::{StartReport, StoreMetrics, Wakeup};
+use keypeg_store::{StartReport, StoreMetrics};
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
@@ -199,7 +199,7 @@ impl EngineState {
             random,
             batch: Batch::new(seal),
             seal: control,
-            arrivals: Wakeup::default(),
+            arrivals: Vec::new(),
             expiries_left: 0,
             carried_over: VecDeque::new(),
             parked_imports: VecDeque::new(),

@@ -157,6 +157,10 @@ impl EngineState {
 
     /// Executes long calls within the turn's budget.
     fn execute_long_calls(&mut self, turn: &mut TurnLimits, replies: &mut Vec<(CallId, Reply)>) {
+        if self.long_calls.are_postponed {
+            self.long_calls.postpone();
+            return;
+        }
         while self.batch.bytes().len() < BATCH_FULL {
             self.withdraw_staged(turn);
             let Some(queued) = self.long_calls.next(&mut turn.long) else { break };

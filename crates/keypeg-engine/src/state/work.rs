@@ -190,4 +190,6 @@ pub(super) struct Measured {
     pub(super) sizes_us: Option<u64>,
     /// The first deadline that was left at the end of the last turn, in lease time.
     pub(super) due_us: Option<u64>,
+    /// How long the last commit took in microseconds, until it is asked for.
+    pub(super) commit_took: Option<u64>,
 }

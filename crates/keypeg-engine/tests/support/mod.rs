@@ -90,6 +90,7 @@ pub(crate) fn engine_config() -> EngineConfig {
     EngineConfig {
         data: None,
         lanes: 1,
+        core_turns: false,
         default_policy: Policy::default(),
         max_keys: 1_000_000,
         memory: u64::MAX,

@@ -28,7 +28,7 @@ use bytes::Bytes;
 pub(super) use counts::{CoreCounts, Family, ForwardOutcome};
 use exposition::Format;
 use keypeg_core::PoolFilter;
-use keypeg_store::{BackupSource, KeyVersions, StartReport, StoreMetrics};
+use keypeg_store::{BackupSource, CoreTurns, KeyVersions, StartReport, StoreMetrics};
 use pools::{PoolPlaces, PoolReading, PoolRow};
 use shared::Shared;
 use std::sync::Arc;
@@ -67,6 +67,7 @@ pub(crate) struct StartInfo {
     pub(crate) backups: Option<Arc<dyn BackupSource>>,
     /// The versions of the store's keys, if it has them.
     pub(crate) key_versions: Option<Arc<KeyVersions>>,
+    pub(crate) core_turns: Option<Arc<dyn CoreTurns>>,
 }
 
 /// The sources of a scrape.

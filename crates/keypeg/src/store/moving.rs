@@ -101,6 +101,7 @@ fn back_up(data: &Path, seal: Option<SealOptions>, to: &Path) -> Result<File, Fa
     let config = EngineConfig {
         data: Some(data.to_owned()),
         lanes: 1,
+        core_turns: false,
         default_policy: Policy::default(),
         max_keys: u64::MAX,
         memory: memory.keys,

@@ -2,14 +2,20 @@
 //! answers every request of the others.
 
 use crate::support::tokens::Tokens;
-use crate::support::{Client, HTTP_THREADS, Server, TempDir, eventually, keypeg_under, skipped};
+use crate::support::{Client, Server, TempDir, cores, eventually, keypeg_under, skipped};
 use serde_json::json;
 use std::process::Command;
 
 const POOL: &str = "/v1/pools/default";
-/// The number of connections of a server with 400 descriptors, and half of them.
-const CONNECTIONS: usize = 400 - 64 - 4 * HTTP_THREADS;
-const HALF: usize = CONNECTIONS / 2;
+/// Returns the number of connections of a server with 400 descriptors.
+fn connections() -> usize {
+    400 - 64 - 4 * cores()
+}
+
+/// Returns half of them.
+fn half() -> usize {
+    connections() / 2
+}
 
 fn metric(text: &str, name: &str) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -45,7 +51,7 @@ fn a_noisy_token_leaves_the_others_their_share() {
     // While no other token has any, one token may have half of the connections, and no more.
     let mut noisy_waits = Vec::new();
     eventually("half is taken", || {
-        let is_half = waiting(client) == HALF;
+        let is_half = waiting(client) == half();
         if !is_half {
             noisy_waits.push(wait(&server, &noisy));
         }
@@ -73,8 +79,8 @@ fn a_noisy_token_leaves_the_others_their_share() {
         }
     };
     serves_calm(client);
-    let calm_waits: Vec<_> = (0..HALF / 2 - 2).map(|_| wait(&server, &calm)).collect();
-    eventually("both wait", || (waiting(client) == HALF + calm_waits.len()).then_some(()));
+    let calm_waits: Vec<_> = (0..half() / 2 - 2).map(|_| wait(&server, &calm)).collect();
+    eventually("both wait", || (waiting(client) == half() + calm_waits.len()).then_some(()));
     serves_calm(client);
     for _ in 0..5 {
         assert_eq!(
@@ -128,8 +134,8 @@ fn an_unread_answer_counts_as_a_request_in_flight() {
     let mut unread_answers = Vec::new();
     let refused = loop {
         unread_answers.push(eventually("an answer that is not read", unread));
-        assert!(unread_answers.len() < CONNECTIONS - 10, "unread answers are not counted");
-        if unread_answers.len() < HALF {
+        assert!(unread_answers.len() < connections() - 10, "unread answers are not counted");
+        if unread_answers.len() < half() {
             eventually("a share of half", || (show().status == 200).then_some(()));
             continue;
         }
@@ -173,7 +179,7 @@ fn a_token_with_its_share_in_flight_can_still_keep_alive_renew_and_release() {
     let mut waits = Vec::new();
     eventually("half is taken", || {
         let pool = client.with(&calm, &format!("GET {POOL}")).json();
-        let is_half = pool["waiting"] == HALF;
+        let is_half = pool["waiting"] == half();
         if !is_half {
             waits.push(wait(&server, &busy));
         }

@@ -282,12 +282,12 @@ fn the_time_of_a_request_does_not_contain_its_wait_for_a_key() {
 }
 
 #[test]
-fn each_http_thread_has_its_queue() {
-    for threads in [1, 3] {
+fn each_http_thread_has_its_queue_and_so_has_the_reserve_of_a_single_one() {
+    for (threads, cores) in [(1, 2), (2, 2), (3, 3)] {
         let option = format!("--http-threads={threads}");
         let text = Server::in_memory(&[&option]).client().ask("GET /metrics").body;
         let queues = text.lines().filter(|line| line.starts_with("keypeg_lane_depth{core="));
-        assert_eq!(queues.count(), threads);
+        assert_eq!(queues.count(), cores);
     }
 }
 

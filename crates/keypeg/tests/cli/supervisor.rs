@@ -102,10 +102,16 @@ mod durability {
         assert!(!supervisor.hears_within(Duration::from_millis(1)));
     }
 
-    /// The engine's thread hangs in a write to a frozen file system. All other threads run, and
-    /// `/livez` answers.
+    /// The engine's thread, or a single HTTP thread, hangs in a write to a frozen file system. All other
+    /// threads run, and `/livez` answers.
     #[test]
     fn a_server_whose_engine_hangs_reports_nothing_until_the_engine_answers() {
+        for threads in ["1", "2"] {
+            a_server_whose_engine_hangs_reports_nothing(threads);
+        }
+    }
+
+    fn a_server_whose_engine_hangs_reports_nothing(threads: &str) {
         const NAME: &str = "a_server_whose_engine_hangs_reports_nothing_until_the_engine_answers";
         let supervisor = Supervisor::new();
         let volume = match Volume::new(200) {
@@ -113,7 +119,7 @@ mod durability {
             Err(why) => return skipped(NAME, &why),
         };
         let data = volume.path().join("data");
-        let args = ["--data", data.to_str().unwrap()];
+        let args = ["--data", data.to_str().unwrap(), "--http-threads", threads];
         let server = supervisor.start(&args, &[("WATCHDOG_USEC", "60000")]);
         while supervisor.next()[0] != "READY=1" {}
         assert_eq!(supervisor.next(), ["WATCHDOG=1"]);

@@ -11,7 +11,13 @@ const SPARE: usize = 30;
 
 fn with_store(mut command: Command, dir: &TempDir, name: &str) -> Server {
     let store = format!("file://{}", dir.path().join("store").display());
-    let args = ["--advertise=http://127.0.0.1:0", "--shards=2", "--memory=256MiB", "--server-name"];
+    let args = [
+        "--advertise=http://127.0.0.1:0",
+        "--shards=2",
+        "--http-threads=2",
+        "--memory=256MiB",
+        "--server-name",
+    ];
     command.args(args).arg(name).env("KEYPEG_STORE", store);
     Server::logged(&mut command, &dir.path().join(name))
 }

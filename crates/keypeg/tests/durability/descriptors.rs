@@ -13,7 +13,7 @@ fn clients_cannot_take_the_descriptors_that_the_journal_needs() {
     if Command::new("prlimit").arg("--version").output().is_err() {
         return skipped("clients_cannot_take_the_descriptors_that_the_journal_needs", "no prlimit");
     }
-    for (limit, threads) in [(128, 2), (160, 16)] {
+    for (limit, threads) in [(128, 1), (128, 2), (160, 16)] {
         let dir = TempDir::new();
         let limit = format!("--nofile={limit}:{limit}");
         let threads = format!("--http-threads={threads}");

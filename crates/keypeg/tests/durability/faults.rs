@@ -6,11 +6,12 @@
 
 use crate::support::history::{
     SERVER_ARGS, SeededRandom, SharedHistory, env_number, run_clients, start_round,
+    threads_of_round,
 };
 use crate::support::tokens::Tokens;
 use crate::support::volume::{Volume, run};
 use crate::support::{
-    HTTP_THREADS, Server, TempDir, eventually, keypeg, keypeg_under, now, pause, skipped,
+    Server, TempDir, eventually, http_threads, keypeg, keypeg_under, now, pause, skipped,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -78,7 +79,9 @@ fn a_failed_system_call_ends_the_server_or_loses_nothing() {
             let trace = format!("trace={call}");
             let words = ["strace", "-D", "-f", "-q", "-o", "/dev/null", "-e", &trace, &inject];
             std::fs::write(&log, "").unwrap();
-            let status = match Server::try_logged(&mut serve(&words, &data), &log) {
+            let mut command = serve(&words, &data);
+            let started = Server::try_logged(command.args(threads_of_round(point)), &log);
+            let status = match started {
                 Err(status) => Some(status),
                 Ok(mut server) => {
                     let mut status = None;
@@ -435,7 +438,7 @@ fn a_wall_clock_before_1970_refuses_a_start_and_ends_no_request() {
     step("+0");
     let mut server = start().unwrap();
     // Each core has begun to serve: connections are distributed round-robin.
-    for _ in 0..2 * HTTP_THREADS {
+    for _ in 0..2 * http_threads() {
         assert_eq!(server.client().with(&token, "GET /version").status, 200);
     }
     step("-80y");

@@ -5,6 +5,7 @@
 
 use crate::support::history::{
     SERVER_ARGS, SeededRandom, SharedHistory, env_number, run_clients, start_round,
+    threads_of_round,
 };
 use crate::support::{Server, TempDir, pause};
 use std::time::Duration;
@@ -17,8 +18,9 @@ fn acknowledged_changes_survive_sigkill() {
     let dir = TempDir::new();
     let random = &mut SeededRandom(seed);
     let history = SharedHistory::default();
-    for _ in 0..rounds {
-        let mut server = Server::on(&dir, &SERVER_ARGS);
+    for round in 0..rounds {
+        let args = [&SERVER_ARGS[..], &threads_of_round(round)].concat();
+        let mut server = Server::on(&dir, &args);
         start_round(&server, &history);
         let wait = Duration::from_millis(50 + random.below(350));
         run_clients(&mut server, &history, random, |server| {

@@ -8,6 +8,7 @@
 
 use crate::support::history::{
     SERVER_ARGS, SeededRandom, SharedHistory, env_number, run_clients, start_round,
+    threads_of_round,
 };
 use crate::support::volume::{Volume, run};
 use crate::support::{Client, Server, TempDir, eventually, keypeg, keypeg_under, pause, skipped};
@@ -50,7 +51,8 @@ fn acknowledged_changes_survive_power_cuts() {
     let (mut torn, mut bulk) = (0, AtomicU64::new(0));
     for cut in 0..cuts {
         let under: &[&str] = if cut % 3 == 0 { &[] } else { &SLOW_SYNC };
-        let mut server = Server::logged(&mut serve(under, &data), &log);
+        let mut command = serve(under, &data);
+        let mut server = Server::logged(command.args(threads_of_round(cut)), &log);
         torn += batches_cut(&server);
         start_round(&server, &history);
         check_bulk(&server, bulk.into_inner());

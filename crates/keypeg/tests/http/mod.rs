@@ -2,6 +2,7 @@
 //! of browsers.
 
 mod browser;
+mod core_turns;
 mod dashboard;
 mod fast_path;
 mod framing;

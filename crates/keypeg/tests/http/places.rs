@@ -1,15 +1,21 @@
 //! Places of connections: when they run short, silent and idle connections make room, and those that
 //! are in use stay, however many connections a client opens.
 
-use crate::support::{Client, HTTP_THREADS, Server, TempDir, eventually, keypeg_under, skipped};
+use crate::support::{Client, Server, TempDir, cores, eventually, keypeg_under, skipped};
 use serde_json::json;
 use std::net::{Ipv4Addr, TcpStream};
 use std::process::Command;
 
 const POOL: &str = "/v1/pools/default";
-/// The number of connections of a server with 400 descriptors, and where they run short.
-const CONNECTIONS: usize = 400 - 64 - 4 * HTTP_THREADS;
-const SHORT: usize = CONNECTIONS - CONNECTIONS / 8;
+/// Returns the number of connections of a server with 400 descriptors.
+fn connections() -> usize {
+    400 - 64 - 4 * cores()
+}
+
+/// Returns the number of connections at which their places run short.
+fn short() -> usize {
+    connections() - connections() / 8
+}
 
 /// Starts a server with few places; `None` where this is not possible.
 fn server(test: &str, dir: &TempDir) -> Option<Server> {
@@ -41,7 +47,7 @@ fn silent_connections_make_room_and_those_in_use_stay() {
         (fast.ask(&format!("GET {POOL}")).json()["waiting"] == 2).then_some(())
     });
     let mut silent = Vec::new();
-    for n in 0..2 * CONNECTIONS {
+    for n in 0..2 * connections() {
         silent.push(TcpStream::connect(server.addr()).unwrap());
         if n % 50 == 0 {
             // A connection that begins a request and does not end it is silent too.
@@ -54,11 +60,11 @@ fn silent_connections_make_room_and_those_in_use_stay() {
     // The last ones may still be in the queue of the listener.
     eventually("the silent ones gave way", || {
         let displaced = metric(fast, "keypeg_http_connections_displaced_total");
-        (displaced >= CONNECTIONS).then_some(())
+        (displaced >= connections()).then_some(())
     });
     assert_eq!(metric(fast, "keypeg_http_connections_refused_total"), 0);
     eventually("the rest is free", || {
-        (metric(fast, "keypeg_http_connections") <= SHORT + 1).then_some(())
+        (metric(fast, "keypeg_http_connections") <= short() + 1).then_some(())
     });
     fast.send(&format!("POST {POOL}/keys"), &json!({ "count": 2 })).is(201, &json!({}));
     for client in [waiting, by_hyper] {
@@ -80,7 +86,7 @@ fn a_caller_whose_connections_are_all_in_use_leaves_places_for_others_and_time_s
         let refused = metric(&mut watcher, "keypeg_http_connections_refused_total");
         (refused > 0).then_some(refused)
     });
-    assert!(waiting.len() < CONNECTIONS, "{}", waiting.len());
+    assert!(waiting.len() < connections(), "{}", waiting.len());
     let mut other = Client::from(server.addr(), Ipv4Addr::new(127, 0, 0, 3));
     assert_eq!(other.ask("GET /livez").status, 200);
     // The client of a refused connection may have wanted to keep a key alive.

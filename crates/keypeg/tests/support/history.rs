@@ -25,6 +25,12 @@ const KEYS_MAX: usize = 12;
 /// The arguments of a server that the clients run against.
 pub(crate) const SERVER_ARGS: [&str; 4] = ["--lease-ttl", "400ms", "--keepalive-ttl", "1h"];
 
+/// Returns the number of HTTP threads in a round: two, or one, which then also runs turns of the
+/// engine.
+pub(crate) fn threads_of_round(round: u64) -> [&'static str; 2] {
+    ["--http-threads", if round.is_multiple_of(2) { "1" } else { "2" }]
+}
+
 /// All that the clients have observed, over all rounds.
 #[derive(Default)]
 pub(crate) struct History {

@@ -150,17 +150,27 @@ pub(crate) fn binary() -> OsString {
     std::env::var_os("KEYPEG_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_keypeg").into())
 }
 
-/// The threads for HTTP of each server: two, also on a machine with two processors, so that the tests
-/// find what differs between threads.
-pub(crate) const HTTP_THREADS: usize = 2;
+/// Returns the threads for HTTP of each server: two, also on a machine with two processors, so that the
+/// tests find what differs between threads; or the number in `KEYPEG_TEST_HTTP_THREADS`. A single
+/// thread for HTTP also runs turns of the engine.
+pub(crate) fn http_threads() -> usize {
+    let threads = keypeg_testkit::env_number("KEYPEG_TEST_HTTP_THREADS");
+    threads.map_or(2, |threads| usize::try_from(threads).unwrap())
+}
+
+/// Returns the cores of a server with a data directory or in memory: its threads for HTTP, and the
+/// reserve of a single one.
+pub(crate) fn cores() -> usize {
+    http_threads() + usize::from(http_threads() == 1)
+}
 
 fn with_variables(command: &mut Command) {
-    let variables = [ANY_PORT, ("KEYPEG_HTTP_THREADS", &HTTP_THREADS.to_string())];
+    let variables = [ANY_PORT, ("KEYPEG_HTTP_THREADS", &http_threads().to_string())];
     command.env_clear().envs(variables);
 }
 
 /// Returns the command `keypeg serve` with an environment that has only [`ANY_PORT`] and the number of
-/// [`HTTP_THREADS`].
+/// [`http_threads`].
 pub(crate) fn keypeg(args: &[&str]) -> Command {
     let mut command = Command::new(binary());
     command.arg("serve").args(args);

@@ -31,10 +31,11 @@ fn app(lane: keypeg_store::Lane) -> App {
         recovery_time: Duration::ZERO,
         metrics_pools: 10,
         memory,
-        descriptors: DescriptorNeeds { http_threads: 1, has_ops: false, shards: None },
+        descriptors: DescriptorNeeds { cores: 1, has_ops: false, shards: None },
         store_metrics: Arc::default(),
         backups: None,
         key_versions: None,
+        core_turns: None,
     };
     let now = clock::stopwatch();
     let server = Server {

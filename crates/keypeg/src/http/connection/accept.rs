@@ -12,6 +12,7 @@ use super::places::{Arrived, Place, Places};
 use super::serve::{read_clock_in_hyper, serve, serve_ops};
 use crate::clock;
 use crate::http::app::{App, Server};
+use crate::http::core_turns::OwnTurns;
 use crate::http::forward::LinkPlaces;
 use crate::http::history::History;
 use crate::http::lanes::Lanes;
@@ -95,6 +96,7 @@ pub(crate) fn run(
     let memory = start_info.memory;
     let places = Places::new(connections_max, clock::stopwatch());
     let (access, audit) = (Arc::clone(&start_info.access), start_info.audit.clone());
+    let turns = start_info.core_turns.clone().map(|turns| Arc::new(OwnTurns::new(turns)));
     let server = Arc::new(Server {
         access,
         audit,
@@ -125,14 +127,18 @@ pub(crate) fn run(
     let mut cores = Vec::new();
     let mut senders = Vec::new();
     let mut threads = Vec::new();
-    let watchers = watches(lanes.len());
+    let cores_count = lanes.len();
+    let watchers = watches(cores_count);
     for (core, ((lanes, counts), watch)) in lanes.into_iter().zip(counts).zip(watchers).enumerate()
     {
         let (sender, arrivals) = mpsc::channel(ARRIVALS_MAX);
         senders.push(sender);
         let app = Arc::new(App::new(lanes, Arc::clone(&server), core, counts));
-        cores.push(Core { app, buffers: Arc::default(), arrivals, phase: watched.clone(), watch });
+        let own_turns = turns.clone().filter(|_| core + 1 == cores_count);
+        let (buffers, phase) = (Arc::default(), watched.clone());
+        cores.push(Core { app, buffers, arrivals, phase, watch, turns: own_turns });
     }
+    let receivers = Receivers { cores: senders, next: 0, turns };
     let mut cores = cores.into_iter();
     let first = cores.next().expect("invariant: a server has a core");
     let first_lanes = first.app.lanes.clone();
@@ -154,7 +160,7 @@ pub(crate) fn run(
         let accepted = tokio::select! {
             // Before the listener closes, which shows clients that the server stops.
             () = async { stop.await; drain() } => Ok(()),
-            failed = accept(listeners.clients, senders, &places, &first_lanes) => failed,
+            failed = accept(listeners.clients, receivers, &places, &first_lanes) => failed,
         };
         drain();
         if timeout(DRAIN_TIME, places.emptied()).await.is_err() {
@@ -272,13 +278,12 @@ fn spawn(core: Core, index: usize) -> io::Result<JoinHandle<()>> {
 /// that gets no place could have brought a keep-alive.
 async fn accept(
     listener: TcpListener,
-    cores: Vec<mpsc::Sender<Arrival>>,
+    mut cores: Receivers,
     places: &Arc<Places>,
     lanes: &Lanes,
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let mut next = cores.iter().cycle();
     loop {
         let Some((socket, client_ip)) = next_arrival(&listener).await else {
             lanes.note_refused_keep_alive();
@@ -292,12 +297,35 @@ async fn accept(
             lanes.note_refused_keep_alive();
             continue;
         };
-        let core = next.next().expect("invariant: a server has a core");
+        let core = cores.next();
         // A full queue means that the core is overloaded: the connection is closed.
         let is_full = core.try_send(Arrival { socket, client_ip, place }).is_err();
         if was_hasty || is_full {
             lanes.note_refused_keep_alive();
         }
+    }
+}
+
+/// Where accepted connections go.
+struct Receivers {
+    cores: Vec<mpsc::Sender<Arrival>>,
+    next: usize,
+    /// The turns of the last core. It gets all connections, and the first core, its reserve, those that
+    /// arrive while one of its turns hangs.
+    turns: Option<Arc<OwnTurns>>,
+}
+
+impl Receivers {
+    /// Returns the core of the next connection.
+    fn next(&mut self) -> &mpsc::Sender<Arrival> {
+        let last = self.cores.len() - 1;
+        let core = match &self.turns {
+            Some(turns) if turns.hangs() => 0,
+            Some(_) => last,
+            None => self.next,
+        };
+        self.next = if self.next == last { 0 } else { self.next + 1 };
+        &self.cores[core]
     }
 }
 
@@ -318,6 +346,8 @@ struct Core {
     arrivals: mpsc::Receiver<Arrival>,
     phase: watch::Receiver<ServerPhase>,
     watch: CoreWatch,
+    /// The turns of the store that this core runs.
+    turns: Option<Arc<OwnTurns>>,
 }
 
 impl Core {
@@ -325,6 +355,9 @@ impl Core {
     async fn run(mut self) {
         read_clock_in_hyper().await;
         tokio::spawn(self.watch.run(self.app.lanes.clone(), supervisor::notify));
+        if let Some(turns) = self.turns.take() {
+            tokio::spawn(async move { turns.run().await });
+        }
         for lane in self.app.lanes.all() {
             let lane = lane.clone();
             let delivery = tokio::spawn(async move { lane.run_delivery().await });

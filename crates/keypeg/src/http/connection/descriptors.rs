@@ -28,8 +28,8 @@ pub(super) const OPS_CONNECTIONS_MAX: usize = 16;
 /// What takes file descriptors beside the connections of clients.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DescriptorNeeds {
-    /// The threads that answer HTTP.
-    pub(crate) http_threads: usize,
+    /// The threads that answer HTTP, and their reserve.
+    pub(crate) cores: usize,
     /// Whether there is a listener for operations.
     pub(crate) has_ops: bool,
     /// The shards of the store; `None` with a data directory or in memory.
@@ -41,7 +41,7 @@ impl DescriptorNeeds {
     /// number of shards counts that of a new store.
     pub(crate) fn of(config: &Config) -> Self {
         Self {
-            http_threads: config.http_threads,
+            cores: config.cores(),
             has_ops: config.ops_listen.is_some(),
             shards: config.cluster.as_ref().map(|cluster| cluster.new_shards().into()),
         }
@@ -51,7 +51,7 @@ impl DescriptorNeeds {
     fn reserved(self) -> usize {
         let of_ops = if self.has_ops { OF_THREAD + OPS_CONNECTIONS_MAX } else { 0 };
         let of_store = self.shards.map_or(0, |shards| OF_STORE + shards * OF_SHARD);
-        OF_FILES + self.http_threads * OF_THREAD + of_ops + of_store
+        OF_FILES + self.cores * OF_THREAD + of_ops + of_store
     }
 
     /// Refuses a limit of file descriptors with which the server would start and serve no client.
@@ -120,10 +120,10 @@ mod tests {
     /// Regression: connections left 64 descriptors for all else, of which 16 threads alone take 64.
     #[test]
     fn connections_leave_what_threads_the_operations_and_shards_need() {
-        let alone = DescriptorNeeds { http_threads: 1, has_ops: false, shards: None };
+        let alone = DescriptorNeeds { cores: 1, has_ops: false, shards: None };
         for (needs, reserved) in [
             (alone, 68),
-            (DescriptorNeeds { http_threads: 16, ..alone }, 128),
+            (DescriptorNeeds { cores: 16, ..alone }, 128),
             (DescriptorNeeds { has_ops: true, ..alone }, 88),
             (DescriptorNeeds { shards: Some(1), ..alone }, 108),
             (DescriptorNeeds { shards: Some(128), ..alone }, 3_156),
