@@ -59,6 +59,8 @@ pub(crate) struct Model {
     orphaned_waiters: Vec<u32>,
     /// Calls deferred to the next turn.
     deferred: Vec<(u32, SentCall)>,
+    /// The indices of the values that were known when an import was queued or deferred, by slot.
+    known_before: BTreeMap<u32, Vec<usize>>,
     /// Ids that must never appear again.
     removed_keys: BTreeSet<KeyId>,
     ended: BTreeMap<u128, Ended>,
@@ -193,24 +195,6 @@ impl Observation<'_, '_> {
         })
     }
 
-    /// Checks the refusal of an import whose values at these indices are known.
-    pub(crate) fn known_values(&mut self, slot: u32, known: &[usize]) -> Checked {
-        self.check(slot, |reply| match reply {
-            Reply::Refused(RequestError::Refused(Refusal::KeyExists { index }))
-                if known == [*index] =>
-            {
-                Ok(())
-            }
-            Reply::Refused(RequestError::KeysExist(found))
-                if found.indices.iter().map(|index| *index as usize).eq(known.iter().copied())
-                    && !found.more =>
-            {
-                Ok(())
-            }
-            _ => Err(format!("expected the known values {known:?}")),
-        })
-    }
-
     pub(crate) fn done(&mut self, slot: u32) -> Checked {
         self.check(slot, |reply| match reply {
             Reply::Done => Ok(()),
@@ -269,6 +253,7 @@ impl Model {
         observed: &mut Observation<'_, '_>,
     ) -> Checked {
         if self.is_deferred(slot, &sent.call, observed) {
+            self.note_known_values(slot, &sent.call);
             self.deferred.push((slot, sent.clone()));
         } else if !self.was_refused_for_load(slot, &sent.call, observed)? {
             self.apply_call(now, slot, sent, observed)?;
@@ -431,6 +416,7 @@ impl Model {
     pub(crate) fn restart(&mut self) {
         self.orphaned_waiters.clear();
         self.deferred.clear();
+        self.known_before.clear();
         for pool in self.pools.values_mut() {
             pool.wait_queue.clear();
             pool.answers.restart();

@@ -295,7 +295,10 @@ impl Simulation {
         self.coverage.add("calls", sent.len() as u64);
         let mut actions = Vec::new();
         for (slot, _, action) in &sent {
-            if action.call().is_some_and(Call::is_long) {
+            if let Some(call) = action.call().filter(|call| call.is_long()) {
+                for candidate in &mut self.models {
+                    candidate.model.note_known_values(*slot, call);
+                }
                 self.queued.insert(*slot, action.clone());
             } else {
                 actions.push((*slot, action.clone()));

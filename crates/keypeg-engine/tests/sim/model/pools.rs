@@ -4,8 +4,8 @@
 
 use super::{Checked, Instant, Key, Model, Observation, Pool, Rules, State, ensure};
 use crate::idempotency::StoredAnswers;
-use keypeg_core::{ImportOptions, KeyId, NewLabels, Policy, PoolName, Refusal};
-use keypeg_store::{Reply, RequestError};
+use keypeg_core::{ImportOptions, KeyId, NewLabels, Policy, PoolName, Refusal, Secret};
+use keypeg_store::{Call, Reply, RequestError};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 impl Model {
@@ -171,6 +171,30 @@ impl Model {
         observed.refusal(slot, &Refusal::PoolFull { max, of_server: false })
     }
 
+    /// Returns the indices of the values of an import that are known, or occur before.
+    fn known_values(&self, name: &str, values: &[&str], options: ImportOptions) -> Vec<usize> {
+        let pool = &self.pools[name];
+        let known = |index: usize, value: &str| {
+            pool.retired.contains_key(value) && !options.allow_retired
+                || pool.keys.iter().any(|key| key.value.as_deref() == Some(value))
+                || values[..index].contains(&value)
+        };
+        (0..values.len()).filter(|&at| known(at, values[at])).collect()
+    }
+
+    /// Notes which values are known when an import is queued, or deferred for the first time.
+    pub(crate) fn note_known_values(&mut self, slot: u32, call: &Call) {
+        let Call::Import { pool, values, options, .. } = call else { return };
+        if self.known_before.contains_key(&slot) || !self.pools.contains_key(pool.as_str()) {
+            return;
+        }
+        let values: Vec<_> = values.iter().map(Secret::reveal).collect();
+        let known = self.known_values(pool.as_str(), &values, *options);
+        // Of equal values only the first counts: which of them is named depends on the rest.
+        let known = known.into_iter().filter(|&at| !values[..at].contains(&values[at])).collect();
+        self.known_before.insert(slot, known);
+    }
+
     pub(crate) fn import(
         &mut self,
         now: Instant,
@@ -178,26 +202,30 @@ impl Model {
         (values, options, labels): (&[&str], ImportOptions, &NewLabels),
         observed: &mut Observation<'_, '_>,
     ) -> Checked {
-        let pool = &self.pools[name];
-        let known = |index: usize, value: &str| {
-            pool.retired.contains_key(value) && !options.allow_retired
-                || pool.keys.iter().any(|key| key.value.as_deref() == Some(value))
-                || values[..index].contains(&value)
-        };
-        let found: Vec<_> = (0..values.len()).filter(|&at| known(at, values[at])).collect();
-        if let [index, ..] = found[..] {
-            // A value that occurs before the first known one is not listed.
-            let is_listed = |at: &usize| *at == index || !values[..index].contains(&values[*at]);
-            let listed: Vec<_> = found.into_iter().filter(is_listed).collect();
-            return observed.known_values(slot, &listed);
+        let known = self.known_values(name, values, options);
+        let known_before = self.known_before.remove(&slot);
+        let has_capacity = self.has_capacity(name, values.len());
+        if let [index, ..] = known[..] {
+            let Some(before) = known_before else {
+                // A value that occurs before the first known one is not listed.
+                let is_listed =
+                    |at: &usize| *at == index || !values[..index].contains(&values[*at]);
+                let listed: Vec<_> = known.into_iter().filter(is_listed).collect();
+                return observed.known_values(slot, &listed);
+            };
+            // Other imports can have brought values after the first steps of this one, which then does
+            // not look at these values again if it finds another reason for a refusal.
+            let is_full = before.is_empty() && !has_capacity;
+            return observed.some_known_values(slot, (&before, &known), is_full);
         }
-        if !self.has_capacity(name, values.len()) {
+        if !has_capacity {
             return self.pool_full(slot, name, observed);
         }
         let mut ids = vec![None; values.len()];
         if let Observation::Lost(hypothesis) = observed {
             // A value that comes back has the id that it had, and a call of this turn can have
             // deleted it again by that id.
+            let pool = &self.pools[name];
             let before = |value: &str| pool.retired.get(value).copied().flatten();
             let id = |value: &&str| hypothesis.imported(name, value).or_else(|| before(value));
             ids = values.iter().map(id).collect();
@@ -223,5 +251,50 @@ impl Model {
             added.expect("just added").label = labels.get(place).map(Into::into);
         }
         Ok(())
+    }
+}
+
+/// Returns the indices of a refusal that names known values, if it is one and names all that it found.
+fn named_values(reply: &Reply) -> Option<Vec<usize>> {
+    match reply {
+        Reply::Refused(RequestError::Refused(Refusal::KeyExists { index })) => Some(vec![*index]),
+        Reply::Refused(RequestError::KeysExist(found)) if !found.more => {
+            Some(found.indices.iter().map(|index| *index as usize).collect())
+        }
+        _ => None,
+    }
+}
+
+impl Observation<'_, '_> {
+    /// Checks the refusal of an import whose values at these indices are known.
+    fn known_values(&mut self, slot: u32, known: &[usize]) -> Checked {
+        self.check(slot, |reply| {
+            let is_expected = named_values(reply).is_some_and(|named| named == known);
+            if is_expected { Ok(()) } else { Err(format!("expected the known values {known:?}")) }
+        })
+    }
+
+    /// Checks the refusal of an import that took several turns: it names at least those that were known
+    /// at its begin, and only known ones. If none was known then, `is_full` is a reason too.
+    fn some_known_values(
+        &mut self,
+        slot: u32,
+        (before, known): (&[usize], &[usize]),
+        is_full: bool,
+    ) -> Checked {
+        self.check(slot, |reply| {
+            if let Reply::Refused(RequestError::Refused(Refusal::PoolFull { .. })) = reply {
+                ensure!(is_full, "expected the known values {before:?}, not that the pool is full");
+                return Ok(());
+            }
+            let named = named_values(reply).unwrap_or_default();
+            let are_known = named.iter().all(|at| known.contains(at));
+            let has_all = before.iter().all(|at| named.contains(at) || !known.contains(at));
+            ensure!(
+                !named.is_empty() && are_known && has_all,
+                "expected {before:?} at least, and only of {known:?}"
+            );
+            Ok(())
+        })
     }
 }
