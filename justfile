@@ -33,6 +33,10 @@ cost *args:
 soak seeds="2000" rounds="1":
     crates/keypeg-engine/tests/sim/soak {{seeds}} {{rounds}}
 
+# Runs the tests of the server with one HTTP thread each, which then runs turns of the engine: about 4 min.
+test-one-core:
+    KEYPEG_TEST_HTTP_THREADS=1 cargo test -p keypeg --test server
+
 # Plays several servers on one shared log under many seeds, with failovers, lost answers and pauses.
 soak-shards seeds="850":
     KEYPEG_SEEDS={{seeds}} cargo test --release -p keypeg-shard --test servers -- --nocapture nothing
