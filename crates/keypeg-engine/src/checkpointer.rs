@@ -31,6 +31,10 @@ const PAUSE_BETWEEN_CHECKPOINTS: Duration = Duration::from_millis(20);
 const PAUSE_WHEN_IDLE: Duration = Duration::from_millis(250);
 /// The pause before the next attempt on a full disk.
 const PAUSE_WHEN_FULL: Duration = Duration::from_secs(1);
+/// The pauses of a checkpoint that is put off while the engine ends what is due, and how many they are
+/// at most: 1.5 s. The engine, the requests and a checkpoint together need more than two processors.
+const PAUSE_IN_BACKLOG: Duration = Duration::from_millis(20);
+const PAUSES_IN_BACKLOG_MAX: u32 = 75;
 /// Bytes of pages that the database keeps in memory after a full disk.
 const REOPENED_CACHE: usize = 4 << 20;
 const BALLAST_LEN: u64 = 8 << 20;
@@ -260,9 +264,15 @@ impl Checkpointer {
         self.ensure_ballast()?;
         self.lookups.listen();
         self.desk.listen();
+        let mut pauses_in_backlog = 0;
         while !self.progress.stopping.load(Ordering::Acquire) {
             self.serve_lookups()?;
             self.serve_backup();
+            let has_backlog = self.progress.has_backlog.load(Ordering::Relaxed);
+            if puts_off(has_backlog, &mut pauses_in_backlog) {
+                std::thread::park_timeout(PAUSE_IN_BACKLOG);
+                continue;
+            }
             let pause = match self.step() {
                 Ok(true) => PAUSE_BETWEEN_CHECKPOINTS,
                 Ok(false) => PAUSE_WHEN_IDLE,
@@ -282,6 +292,17 @@ impl Checkpointer {
     }
 }
 
+/// Returns whether the next checkpoint is put off once more. `pauses` counts these answers since the
+/// engine last had nothing due, so that checkpoints go on even if it never catches up.
+fn puts_off(has_backlog: bool, pauses: &mut u32) -> bool {
+    if !has_backlog {
+        *pauses = 0;
+        return false;
+    }
+    *pauses = pauses.saturating_add(1);
+    *pauses <= PAUSES_IN_BACKLOG_MAX
+}
+
 impl From<KeySetError> for CheckpointError {
     fn from(error: KeySetError) -> Self {
         match error {
@@ -296,5 +317,21 @@ impl From<KeySetError> for CheckpointError {
 impl std::fmt::Debug for Checkpointer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Checkpointer({:?})", self.progress)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backlog_puts_checkpoints_off_and_does_not_stop_them() {
+        let pauses = &mut 0;
+        assert!(!puts_off(false, pauses));
+        let put_off = (0..1_000).filter(|_| puts_off(true, pauses)).count();
+        assert_eq!(put_off, PAUSES_IN_BACKLOG_MAX as usize, "then checkpoints go on");
+        assert!(!puts_off(true, pauses));
+        assert!(!puts_off(false, pauses));
+        assert!(puts_off(true, pauses), "the next backlog");
     }
 }

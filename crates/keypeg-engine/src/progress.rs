@@ -12,6 +12,8 @@ pub(crate) struct CheckpointProgress {
     pub(crate) checkpointed: AtomicU64,
     /// Set when the checkpointer must end.
     pub(crate) stopping: AtomicBool,
+    /// Whether the last turn of the engine has left much that is due to the next one.
+    pub(crate) has_backlog: AtomicBool,
 }
 
 impl CheckpointProgress {

@@ -340,6 +340,8 @@ impl EngineState {
             serving_us.filter(|_| clocks_run).map(|us| us.saturating_sub(self.now.serving_us));
         // While serving time stands still no purge comes nearer.
         let purge = purge.map(|us| us + self.times.standstill_us());
+        let has_backlog = hold_end == Some(0) || purge == Some(0);
+        self.progress.has_backlog.store(has_backlog, Ordering::Relaxed);
         let starved = self.journal.as_ref().is_some_and(Journal::is_starved);
         let retry = starved.then_some(RETRY_US);
         let has_requests = !self.carried_over.is_empty()
