@@ -50,8 +50,10 @@ fn unread_answers_of_one_caller_leave_room_for_the_others() {
     let list = |source| Client::from(server.addr(), source).ask(&format!("GET {LIST}"));
     let mut unread_answers = Vec::new();
     let refused: Answer = eventually("the caller has its share", || {
-        unread_answers.push(unread(&server, Ipv4Addr::LOCALHOST, &get(LIST)));
-        assert!(unread_answers.len() < 100, "unread answers have no bound");
+        // More than enough; the core that has them may get no processor for a while.
+        if unread_answers.len() < 100 {
+            unread_answers.push(unread(&server, Ipv4Addr::LOCALHOST, &get(LIST)));
+        }
         let answer = list(Ipv4Addr::LOCALHOST);
         (answer.status != 200).then_some(answer)
     });
