@@ -50,8 +50,13 @@ impl OwnTurns {
 
     /// Returns whether a turn hangs, so that the core answers nothing.
     pub(super) fn hangs(&self) -> bool {
+        self.hangs_at(self.now_us())
+    }
+
+    /// `now_us` is the time since `created`.
+    fn hangs_at(&self, now_us: u64) -> bool {
         let began_us = self.began_us.load(Ordering::Relaxed);
-        began_us != NONE && self.now_us().saturating_sub(began_us) > HANGS_AFTER_US
+        began_us != NONE && now_us.saturating_sub(began_us) > HANGS_AFTER_US
     }
 
     fn now_us(&self) -> u64 {
@@ -131,13 +136,11 @@ mod tests {
     #[test]
     fn a_turn_hangs_once_it_takes_too_long() {
         let own = OwnTurns::new(Arc::<Turns>::default());
-        own.began_us.store(own.now_us(), Ordering::Relaxed);
-        let began = own.now_us();
-        while !own.hangs() {
-            std::thread::yield_now();
+        assert!(!own.hangs_at(u64::MAX - 1), "no turn runs");
+        own.began_us.store(1_000, Ordering::Relaxed);
+        // The turn can begin after the clock was read.
+        for (now_us, hangs) in [(0, false), (1_000, false), (21_000, false), (21_001, true)] {
+            assert_eq!(own.hangs_at(now_us), hangs, "{now_us}");
         }
-        assert!(own.now_us() - began >= HANGS_AFTER_US / 2, "not at its begin");
-        own.began_us.store(NONE, Ordering::Relaxed);
-        assert!(!own.hangs());
     }
 }
