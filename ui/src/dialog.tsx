@@ -1,6 +1,6 @@
-// A modal question: the browser keeps the focus inside, and Escape is the answer "no".
+// A modal question: the browser keeps the focus inside and gives it back, and Escape is the answer "no".
 import type { ComponentChildren } from "preact";
-import { useEffect, useId, useRef, useState } from "preact/hooks";
+import { useId, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { textOf } from "./api";
 import { type Action, Commands } from "./commands";
 
@@ -24,10 +24,11 @@ export function Confirm({ title, children, confirm, danger, action, withToken, r
   const [error, setError] = useState<string | null>(null);
   const [running, setRunning] = useState(false);
   const [text, setText] = useState("");
-  useEffect(() => {
-    const before = document.activeElement as HTMLElement | null;
-    dialog.current?.showModal();
-    return () => before?.focus();
+  useLayoutEffect(() => {
+    const element = dialog.current;
+    element?.showModal();
+    // Before the element leaves the page, for then the focus would be lost first and given back later.
+    return () => element?.close();
   }, []);
   const submit = async (event: Event) => {
     event.preventDefault();

@@ -1,6 +1,7 @@
 // Where the focus goes when the element that has it leaves a view, such as a banner or the row of a key:
 // to the nearest element around it that can have the focus and stays, or to the heading. A browser
-// moves it to the top of the page. A heading that takes the focus has tabIndex -1.
+// moves it to the top of the page. What is around a modal question is what is around the element that
+// asked it. A heading that takes the focus has tabIndex -1.
 import { type RefObject } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 
@@ -11,7 +12,13 @@ export function useKeptFocus<Element extends HTMLElement>(): RefObject<Element |
     const element = view.current;
     if (element === null) return;
     let focused: EventTarget[] = [];
-    const note = (event: Event) => { focused = event.composedPath(); };
+    let asking: EventTarget[] = [];
+    const note = (event: Event) => {
+      const path = event.composedPath();
+      const isInQuestion = path.some((it) => it instanceof HTMLDialogElement);
+      if (!isInQuestion) asking = path;
+      focused = isInQuestion ? [...path.slice(0, 1), ...asking] : path;
+    };
     // A press on a place without focus takes the focus away on purpose.
     const forget = () => { focused = []; };
     const observer = new MutationObserver(() => {

@@ -46,6 +46,15 @@ async function focusOn(page, name, reason) {
   });
 }
 
+/** Notes each element that gets the focus from now on. Returns a function that returns their texts. */
+async function notedFocus(page) {
+  await page.evaluate(() => {
+    globalThis.focused = [];
+    document.addEventListener("focusin", ({ target }) => globalThis.focused.push(target.textContent));
+  });
+  return () => page.evaluate(() => globalThis.focused);
+}
+
 test("from the first screen to a force-release without a pointer", async () => {
   const page = await open(server);
   await page.locator(".pool-table").getByRole("link", { name: "ci" }).waitFor();
@@ -65,12 +74,16 @@ test("from the first screen to a force-release without a pointer", async () => {
   await page.getByRole("dialog").waitFor({ state: "detached" });
   assert.equal(await page.evaluate(() => document.activeElement?.getAttribute("aria-label")), focused, "the focus returns");
   await page.keyboard.press("Enter");
+  await page.getByRole("dialog").waitFor();
   await tabTo(page, /^Force-release$/);
   await page.keyboard.press("Space");
   await page.getByText("No key is leased.").waitFor();
+  await page.getByRole("dialog").waitFor({ state: "detached" });
   assert.equal((await server.call("GET", "/v1/pools/ci")).leased, 0);
   await tabTo(page, /^Policy$/);
   await page.keyboard.press("Enter");
+  // Before the tab is shown, Tab would go into the view that it replaces.
+  await page.getByLabel(/^Rest/).waitFor();
   await tabTo(page, /^Rest/);
   await page.keyboard.type("5");
   await page.keyboard.press("Enter");
@@ -122,10 +135,12 @@ test("a pool is drained and the drain is undone without a pointer", async () => 
   await tabTo(page, /^Drain pool$/);
   await page.keyboard.press("Enter");
   await page.getByRole("dialog").waitFor();
+  const focused = await notedFocus(page);
   await page.keyboard.press("Escape");
   await page.getByRole("dialog").waitFor({ state: "detached" });
   assert.equal(await draining(), false, "Escape drains nothing");
   assert.equal(await page.evaluate(() => document.activeElement?.textContent), "Drain pool", "the focus returns");
+  assert.deepEqual(await focused(), ["Drain pool"], "it is nowhere else in between");
   await page.keyboard.press("Space");
   await page.getByRole("dialog").waitFor();
   await tabTo(page, /^Drain pool$/);
@@ -173,6 +188,24 @@ test("the focus stays near a row that leaves a table", async () => {
   await focusOn(page, "Table of keys", "the table stays");
   await release();
   await focusOn(page, "rows", "the last row has gone with the table");
+  assert.deepEqual(page.faults, []);
+});
+
+test("a question whose row has gone gives the focus to the table around the row", async () => {
+  await server.call("PUT", "/v1/pools/gone", { lease_ttl_seconds: 3600 });
+  await server.call("POST", "/v1/pools/gone/keys", { count: 2 });
+  await server.call("POST", "/v1/pools/gone/leases", { holder: "one" });
+  const lease = await server.call("POST", "/v1/pools/gone/leases", { holder: "two" });
+  const page = await open(server, { hash: "#/pools/gone/leases" });
+  await page.locator(".key-table").getByText("two").waitFor();
+  await page.getByRole("button", { name: `Force-release key ${lease.key_id}` }).focus();
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog").waitFor();
+  await server.call("POST", `/v1/pools/gone/leases/${lease.id}/release`, {});
+  await page.locator(".key-table").getByText("two").waitFor({ state: "detached" });
+  await page.keyboard.press("Escape");
+  await page.getByRole("dialog").waitFor({ state: "detached" });
+  await focusOn(page, "Table of keys", "the table stays");
   assert.deepEqual(page.faults, []);
 });
 
