@@ -26,10 +26,11 @@ impl Available {
         self.slots.bytes()
     }
 
-    /// Inserts a key that is neither here nor among the holds.
+    /// Inserts a key that is neither here nor among the holds, and makes its state available.
+    #[inline]
     pub(crate) fn insert(&mut self, slot: SlotIndex, slots: &mut Slots) {
         let position = self.slots.push(slot);
-        slots.set_available_position(slot, position);
+        slots.set_available(slot, position);
     }
 
     /// Removes a key that is here.

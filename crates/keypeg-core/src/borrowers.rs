@@ -80,11 +80,13 @@ impl Borrowers {
     }
 
     /// Counts one lease less.
+    #[inline]
     pub(crate) fn remove(&mut self, id: BorrowerId) {
         self.remove_many(id, 1);
     }
 
     /// Counts this number less.
+    #[inline]
     pub(crate) fn remove_many(&mut self, id: BorrowerId, count: u64) {
         if id != BorrowerId::NONE {
             self.subtract(id, count);

@@ -1,5 +1,6 @@
 //! A vector that grows in chunks: pushing never moves existing items, so growing to ten million
-//! items never stops the server, and popping frees memory. Knows nothing of keys.
+//! items never stops the server, and popping frees memory, except for a small last chunk. Knows
+//! nothing of keys.
 
 use crate::heap::allocated;
 use crate::indices::ItemIndex;
@@ -11,6 +12,9 @@ const CHUNK: usize = 1 << SHIFT;
 const MASK: usize = CHUNK - 1;
 /// Room for items in a first chunk, which doubles up to [`CHUNK`].
 const FIRST_ROOM: usize = 4;
+/// Bytes of items for which an empty vector keeps its chunk: one that has no item and then a few
+/// again, such as the available keys of a busy pool, would allocate each time.
+const KEPT_MAX: usize = 1_024;
 
 /// A vector of `T` in chunks, indexed by `I`; every chunk but the last is full.
 #[derive(Debug)]
@@ -60,18 +64,20 @@ impl<I: ItemIndex, T> Chunks<I, T> {
     }
 
     /// Appends an item and returns its index.
+    #[inline]
     pub(crate) fn push(&mut self, item: T) -> I {
-        if self.parts.last().is_none_or(|last| last.len() == last.capacity()) {
-            self.make_room();
+        let len = self.len;
+        match self.parts.last_mut() {
+            Some(last) if last.len() < last.capacity() => last.push(item),
+            _ => self.make_room().push(item),
         }
-        self.parts.last_mut().expect("invariant: there is room").push(item);
-        self.len += 1;
-        I::of(self.len - 1)
+        self.len = len + 1;
+        I::of(len)
     }
 
-    /// Makes room for one item at least.
+    /// Makes room for one item at least, in the last chunk.
     #[cold]
-    fn make_room(&mut self) {
+    fn make_room(&mut self) -> &mut Vec<T> {
         match &mut self.parts[..] {
             // The first chunk grows by doubling, so that a small pool stays small.
             [first] if first.len() < CHUNK => {
@@ -90,16 +96,25 @@ impl<I: ItemIndex, T> Chunks<I, T> {
                 self.bytes += list_bytes(self.parts.capacity()) - list_bytes(list);
             }
         }
+        self.parts.last_mut().expect("invariant: there is room")
     }
 
+    #[inline]
     pub(crate) fn pop(&mut self) -> Option<T> {
-        let item = self.parts.last_mut()?.pop()?;
+        let last = self.parts.last_mut()?;
+        let item = last.pop()?;
         self.len -= 1;
-        if self.parts.last().is_some_and(Vec::is_empty) {
-            let chunk = self.parts.pop().expect("invariant: there is a last part");
-            self.bytes -= chunk_bytes(&chunk);
+        if last.is_empty() && !is_kept(last) {
+            self.free_last();
         }
         Some(item)
+    }
+
+    /// Frees the last chunk.
+    #[cold]
+    fn free_last(&mut self) {
+        let chunk = self.parts.pop().expect("invariant: there is a last chunk");
+        self.bytes -= chunk_bytes(&chunk);
     }
 
     /// Returns the `N` items from `first` on, a multiple of `N`, fewer at the end; `N` is a power of
@@ -120,6 +135,11 @@ impl<I: ItemIndex, T> Chunks<I, T> {
             std::mem::replace(&mut self[index], last)
         }
     }
+}
+
+/// Returns whether a vector keeps this chunk when it is empty: only a first chunk has so little room.
+fn is_kept<T>(chunk: &Vec<T>) -> bool {
+    chunk.capacity() < CHUNK && chunk.capacity() * size_of::<T>() <= KEPT_MAX
 }
 
 fn chunk_bytes<T>(chunk: &Vec<T>) -> usize {
@@ -146,6 +166,22 @@ impl<I: ItemIndex, T> std::ops::IndexMut<I> for Chunks<I, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_empty_vector_keeps_a_small_chunk_and_frees_a_large_one() {
+        let (mut small, mut large) = (Chunks::<u32, u64>::default(), Chunks::<u32, u64>::default());
+        for number in 0..128 {
+            small.push(number);
+            large.push(number);
+        }
+        large.push(128);
+        let kept = small.bytes();
+        while small.pop().is_some() {}
+        while large.pop().is_some() {}
+        assert_eq!(small.bytes(), kept, "128 items take 1 KiB");
+        assert!(small.push(0) == 0 && small.bytes() == kept, "nothing is allocated again");
+        assert!(large.bytes() < kept && large.parts.is_empty());
+    }
 
     #[test]
     fn it_behaves_like_a_vector_across_chunk_boundaries() {

@@ -100,6 +100,7 @@ impl<I: ItemIndex> Deadlines<I> {
     }
 
     /// Returns the deadline of an item, [`NEVER_US`] for one that is not in the heap. O(1).
+    #[inline]
     pub(crate) fn deadline(&self, item: I, positions: &impl HeapIndex<Item = I>) -> u64 {
         let position = positions.heap_position(item);
         if position == NOT_IN_HEAP {
@@ -196,8 +197,9 @@ impl<I: ItemIndex> Deadlines<I> {
 
     /// Removes the last entry of a heap that is not empty.
     fn pop(&mut self) -> Entry {
-        let last = self.entry(HeapPosition::of(self.heap.len() - 1));
-        self.heap.pop();
+        let placed = self.placed_from(HeapPosition::of(self.heap.len() - 1));
+        let last = self.heap.pop().expect("invariant: the heap is not empty");
+        let last = self.due(last, placed);
         if self.heap.len() == ROOT as usize {
             while self.heap.pop().is_some() {}
         }

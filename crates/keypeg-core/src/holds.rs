@@ -105,17 +105,20 @@ impl Holds {
 
     /// Removes a hold that is not in the heap. Returns the holder or the reason.
     pub(crate) fn remove(&mut self, hold: HoldIndex) -> Option<Box<str>> {
-        let token = self.records[hold].token;
-        self.by_token.remove(hash_token(token), hold, |hold| hash_token(self.records[hold].token));
-        self.free.push(hold);
         let record = &mut self.records[hold];
         debug_assert_eq!(record.heap_position, NOT_IN_HEAP, "its end is cancelled first");
         self.text_bytes -= record.text_bytes();
         record.slot = SlotIndex::NONE;
-        record.token = UNUSED;
-        record.holder_or_reason.take()
+        let token = std::mem::replace(&mut record.token, UNUSED);
+        let text = record.holder_or_reason.take();
+        // The index compares holds, and computes the hashes of other holds only.
+        self.by_token
+            .remove(hash_token(token), hold, |other| hash_token(self.records[other].token));
+        self.free.push(hold);
+        text
     }
 
+    #[inline]
     pub(crate) fn find_by_token(&self, token: u64) -> Option<HoldIndex> {
         self.by_token.find(hash_token(token), |hold| self.records[hold].token == token)
     }

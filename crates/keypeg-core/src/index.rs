@@ -58,7 +58,11 @@ impl<V: ItemIndex> Index<V> {
     }
 
     /// Returns the shard of a hash: shards below the split point are split at this level already.
+    #[inline]
     fn shard(&self, hash: u64) -> usize {
+        if self.shards.len() == 1 {
+            return 0;
+        }
         // hashbrown places by the low bits and tags by the top seven: these are in between.
         let bits = (hash >> 24) as usize & 0xffff_ffff;
         let level = self.shards.len().next_power_of_two();
@@ -66,6 +70,7 @@ impl<V: ItemIndex> Index<V> {
         if wide < self.shards.len() { wide } else { bits & (level / 2 - 1) }
     }
 
+    #[inline]
     pub(crate) fn find(&self, hash: u64, is_match: impl FnMut(V) -> bool) -> Option<V> {
         let mut is_match = is_match;
         self.shards[self.shard(hash)].find(hash, |&value| is_match(value)).copied()

@@ -68,6 +68,7 @@ use crate::symbols::Symbols;
 use crate::wait_queue::WaitQueue;
 use hashbrown::HashSet;
 pub(crate) use replay::PoolCursor;
+use transitions::EndingLease;
 
 /// A pool's keys and leases.
 #[derive(Clone, Debug)]
@@ -472,9 +473,9 @@ impl Pool {
         let holder = if options.quarantine {
             self.quarantine_leased(shared, step, hold, reason)
         } else {
-            let granted_rest_us = self.holds.get(hold).rest_us;
-            let rest_us = options.rest_ms.map_or(granted_rest_us, |ms| ms * US_PER_MS);
-            self.end_by_call(shared, step, hold, rest_us, reason)
+            let lease = self.ending_lease(hold);
+            let rest_us = options.rest_ms.map_or(lease.rest_us, |ms| ms * US_PER_MS);
+            self.end_by_call(shared, step, &lease, rest_us, reason)
         };
         Ok(Released { holder })
     }
@@ -503,19 +504,17 @@ impl Pool {
         &mut self,
         shared: &mut SharedState,
         step: &mut StepContext<'_>,
-        hold: HoldIndex,
+        lease: &EndingLease,
         rest_us: u64,
         reason: Option<&str>,
     ) -> Option<Box<str>> {
-        let lease = self.ending_lease(hold);
-        let (slot, key, token, is_draining) =
-            (lease.slot, lease.key, lease.token, lease.is_draining);
+        let EndingLease { slot, key, token, is_draining, .. } = *lease;
         self.activity.count_release(step.now.lease_us.saturating_sub(lease.granted_us));
         let rests = rest_us > 0 && !is_draining;
         let rest_until_us = if rests { after(step.now.lease_us, rest_us) } else { 0 };
         let reason = reason.filter(|_| rests);
         let rest = Rest { until_us: rest_until_us, reason };
-        let holder = self.end_lease(shared, &lease, rest, EndCause::Released);
+        let holder = self.end_lease(shared, lease, rest, EndCause::Released);
         let pool = self.id;
         step.facts.record(&Fact::Released { pool, key, token, rest_until_us, reason });
         let id = || self.key_id(&shared.ids, slot);
@@ -539,9 +538,8 @@ impl Pool {
         match self.slots.state(slot).expect("invariant: a found key exists") {
             KeyState::Available => return Ok(ForceReleased::default()),
             KeyState::Leased => {
-                let hold = self.slots.hold(slot);
-                let rest_us = self.holds.get(hold).rest_us;
-                holder = self.end_by_call(shared, step, hold, rest_us, None);
+                let lease = self.ending_lease(self.slots.hold(slot));
+                holder = self.end_by_call(shared, step, &lease, lease.rest_us, None);
             }
             was @ (KeyState::Resting | KeyState::Quarantined) => {
                 self.make_available(shared, slot, EndCause::Released);

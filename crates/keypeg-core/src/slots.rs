@@ -268,6 +268,14 @@ impl Slots {
         record.flags = record.flags & !STATE | state_bits(state);
     }
 
+    /// Makes a key available, at this position among the available keys.
+    #[inline]
+    pub(crate) fn set_available(&mut self, slot: SlotIndex, position: AvailablePosition) {
+        let record = &mut self.records[slot];
+        record.flags = record.flags & !STATE | state_bits(KeyState::Available);
+        record.link = position.get();
+    }
+
     /// Returns the position of an available key among the available keys.
     #[inline]
     pub(crate) fn available_position(&self, slot: SlotIndex) -> AvailablePosition {

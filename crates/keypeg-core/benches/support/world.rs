@@ -14,6 +14,8 @@ use std::hint::black_box;
 const BATCH: u32 = 10_000;
 /// Ids kept for naming keys in calls.
 const NAMED: u32 = 400_000;
+/// Leases whose end the core remembers.
+const ENDED_LEASES: u32 = 1 << 16;
 
 /// Executes all calls of one kind.
 pub(crate) type Calls = fn(&mut World);
@@ -67,6 +69,7 @@ impl World {
         world
     }
 
+    #[inline]
     fn step<T>(
         &mut self,
         apply: impl FnOnce(&mut Pools, &mut StepContext<'_>, &PoolName) -> T,
@@ -82,6 +85,7 @@ impl World {
         apply(&mut self.pools, &mut step, &self.name)
     }
 
+    #[inline]
     fn with_pool<T>(
         &mut self,
         apply: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<T, Refusal>,
@@ -112,8 +116,13 @@ impl World {
         }
     }
 
-    /// Leases half of the keys.
+    /// Leases half of the keys, after as many other leases as the server remembers the ends of: the
+    /// record of these ends grows no more.
     pub(crate) fn lease_half(&mut self, size: u32) {
+        for _ in 0..ENDED_LEASES {
+            let lease = self.acquire();
+            self.release(lease);
+        }
         for _ in 0..size / 2 {
             self.acquire();
         }
@@ -123,6 +132,13 @@ impl World {
         self.with_pool(|pool, shared, step| pool.acquire(shared, step, &AcquireOptions::default()))
             .lease
             .id
+    }
+
+    #[inline]
+    fn release(&mut self, lease: LeaseId) {
+        self.with_pool(|pool, shared, step| {
+            pool.release(shared, step, lease, &ReleaseOptions::default())
+        });
     }
 
     fn draw(&mut self, take: impl FnOnce(&mut Vec<KeyId>, usize) -> KeyId) -> KeyId {
@@ -169,9 +185,7 @@ impl World {
     #[inline(never)]
     fn counted_release(&mut self) {
         for lease in std::mem::take(&mut self.leases) {
-            self.with_pool(|pool, shared, step| {
-                pool.release(shared, step, lease, &ReleaseOptions::default())
-            });
+            self.release(lease);
         }
     }
 

@@ -35,8 +35,12 @@ impl Pool {
 
     /// Returns whether a lease, a rest or a key of this pool is due.
     pub(super) fn has_due_holds_or_keys(&self, now: Now) -> bool {
-        let has_due_hold = self.next_hold_end_us().is_some_and(|at_us| now.has_expired(at_us));
-        !enabled(Sabotage::FalseNone) && (has_due_hold || self.has_due_keys(now))
+        !enabled(Sabotage::FalseNone) && (self.has_due_holds(now) || self.has_due_keys(now))
+    }
+
+    #[inline]
+    fn has_due_holds(&self, now: Now) -> bool {
+        self.next_hold_end_us().is_some_and(|at_us| now.has_expired(at_us))
     }
 
     pub(super) fn has_due_keys(&self, now: Now) -> bool {
@@ -44,6 +48,7 @@ impl Pool {
     }
 
     /// Returns the next deadline in lease time: the end of a lease, a rest or a wait.
+    #[inline]
     pub(crate) fn next_lease_deadline_us(&self) -> Option<u64> {
         let wait_end_us = self.next_wait_end().map(|(at_us, _)| at_us);
         match (self.next_hold_end_us(), wait_end_us) {
@@ -113,8 +118,9 @@ impl Pool {
         }
         if let Some(hold) = self.holds.find_by_token(lease.token()) {
             let slot = self.holds.get(hold).slot;
+            // Usually nothing is due, and then the lease's own deadline is not read.
             if !self.has_due_keys(step.now)
-                && !step.now.has_expired(self.hold_ends.deadline(hold, &self.holds))
+                && !self.has_due_holds(step.now)
                 && self.slots.state(slot) == Some(KeyState::Leased)
             {
                 return Ok(hold);

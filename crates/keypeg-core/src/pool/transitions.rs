@@ -22,6 +22,8 @@ pub(super) struct EndingLease {
     pub(super) key: KeyNumber,
     pub(super) token: u64,
     pub(super) granted_us: u64,
+    /// How long the key rests after the lease, as the grant said.
+    pub(super) rest_us: u64,
     pub(super) is_draining: bool,
     borrower: BorrowerId,
 }
@@ -79,9 +81,9 @@ impl Pool {
     /// Returns what the end of a lease needs of it.
     #[inline]
     pub(super) fn ending_lease(&self, hold: HoldIndex) -> EndingLease {
-        let Hold { slot, token, granted_us, borrower, .. } = *self.holds.get(hold);
+        let Hold { slot, token, granted_us, rest_us, borrower, .. } = *self.holds.get(hold);
         let (key, is_draining) = (self.slots.number(slot), self.slots.is_draining(slot));
-        EndingLease { hold, slot, key, token, granted_us, is_draining, borrower }
+        EndingLease { hold, slot, key, token, granted_us, rest_us, is_draining, borrower }
     }
 
     /// Ends a lease: its key rests, becomes available or, if it is draining, is quarantined. Returns
@@ -103,7 +105,6 @@ impl Pool {
             return self.begin_rest(hold, rest);
         }
         let holder = self.remove_hold(shared, hold);
-        self.slots.set_state(slot, KeyState::Available);
         self.available.insert(slot, &mut self.slots);
         holder
     }
@@ -152,7 +153,6 @@ impl Pool {
         cause: EndCause,
     ) -> Option<Box<str>> {
         let text = self.detach(shared, slot, cause);
-        self.slots.set_state(slot, KeyState::Available);
         self.available.insert(slot, &mut self.slots);
         text
     }

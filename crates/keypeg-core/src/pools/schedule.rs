@@ -123,9 +123,11 @@ impl Pools {
         let Self { entries, shared, .. } = self;
         let entry = entries.get_mut(index);
         entry.pool.count_bytes(shared);
-        let size = entry.pool.counts().total() + shared.waiters.len() as u64;
-        if cfg!(debug_assertions) && size <= CHECKED_MAX {
-            entry.pool.check_invariants(shared);
+        if cfg!(debug_assertions) {
+            let size = entry.pool.counts().total() + shared.waiters.len() as u64;
+            if size <= CHECKED_MAX {
+                entry.pool.check_invariants(shared);
+            }
         }
         if entry.in_rotation {
             return;
@@ -134,7 +136,11 @@ impl Pools {
             lease_us: entry.pool.next_lease_deadline_us(),
             serving_us: entry.pool.next_purge_us(),
         };
-        let before = std::mem::replace(&mut entry.scheduled, due);
+        let before = entry.scheduled;
+        if due == before {
+            return;
+        }
+        entry.scheduled = due;
         let Self { entries, lease_deadlines, serving_deadlines, .. } = self;
         if due.lease_us != before.lease_us {
             update(lease_deadlines, index, due.lease_us, &mut LeasePositions(entries));
