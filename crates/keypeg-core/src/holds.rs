@@ -10,7 +10,7 @@ use crate::heap::allocated_text;
 use crate::ids::TOKEN_MAX;
 use crate::index::Index;
 use crate::indices::{HeapPosition, HoldIndex, ItemIndex, NOT_IN_HEAP, SlotIndex};
-use crate::numbers::BorrowerId;
+use crate::numbers::{BorrowerId, KeyNumber};
 
 /// The token of a record that no hold uses.
 const UNUSED: u64 = TOKEN_MAX + 1;
@@ -40,6 +40,20 @@ pub(crate) struct Rest<'a> {
     /// The end of the rest, lease time in microseconds; 0 when the key does not rest.
     pub(crate) until_us: u64,
     pub(crate) reason: Option<&'a str>,
+}
+
+/// A lease that ends, as its hold and its slot describe it: read once for all that its end changes.
+#[derive(Clone, Copy)]
+pub(crate) struct EndingLease {
+    pub(crate) hold: HoldIndex,
+    pub(crate) slot: SlotIndex,
+    pub(crate) key: KeyNumber,
+    pub(crate) token: u64,
+    pub(crate) granted_us: u64,
+    /// How long the key rests after the lease, as the grant said.
+    pub(crate) rest_us: u64,
+    pub(crate) is_draining: bool,
+    pub(crate) borrower: BorrowerId,
 }
 
 /// What a view shows of a lease.

@@ -42,7 +42,7 @@ use crate::deadlines::Deadlines;
 use crate::event::Event;
 use crate::fact::{Fact, Grant, PackedValuesBuilder};
 use crate::heap::CountedBytes;
-use crate::holds::{Hold, Holds, Rest, ShownLease};
+use crate::holds::{EndingLease, Hold, Holds, Rest, ShownLease};
 use crate::idempotency_store::IdempotencyStore;
 use crate::ids::{KeyId, LeaseId};
 use crate::incoming::{ImportOptions, IncomingKey};
@@ -68,7 +68,6 @@ use crate::symbols::Symbols;
 use crate::wait_queue::WaitQueue;
 use hashbrown::HashSet;
 pub(crate) use replay::PoolCursor;
-use transitions::EndingLease;
 
 /// A pool's keys and leases.
 #[derive(Clone, Debug)]

@@ -6,27 +6,12 @@
 use super::Pool;
 use crate::fact::Grant;
 use crate::heap::Changed;
-use crate::holds::{Hold, Rest};
+use crate::holds::{EndingLease, Hold, Rest};
 use crate::indices::{HoldIndex, SlotIndex};
 use crate::key::KeyState;
-use crate::numbers::{BorrowerId, KeyNumber};
 use crate::refusal::EndCause;
 use crate::sabotage::{Sabotage, enabled};
 use crate::shared::{EndedLease, SharedState};
-
-/// A lease that ends, as its hold and its slot describe it: read once for all that its end changes.
-#[derive(Clone, Copy)]
-pub(super) struct EndingLease {
-    pub(super) hold: HoldIndex,
-    pub(super) slot: SlotIndex,
-    pub(super) key: KeyNumber,
-    pub(super) token: u64,
-    pub(super) granted_us: u64,
-    /// How long the key rests after the lease, as the grant said.
-    pub(super) rest_us: u64,
-    pub(super) is_draining: bool,
-    borrower: BorrowerId,
-}
 
 impl Pool {
     /// Leases a key in any state.
