@@ -12,6 +12,7 @@ use crate::http::app::App;
 use crate::share::{CallerId, Held};
 use crate::tls::TlsAcceptor;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -35,16 +36,18 @@ pub(super) async fn accept(
     let socket = socket_of(socket).ok()?;
     let counts = &tls.handshakes;
     let time = app.server.timeouts.head;
-    match timeout(time, handshake(app, tls, socket, client.sender.ip)).await {
+    // Pinned here, so that each end is counted before the client sees it.
+    let mut handshake = pin!(handshake(app, tls, socket, client.sender.ip));
+    match timeout(time, handshake.as_mut()).await {
         Ok(Ended::Completed(connection)) => {
             count(&counts.completed);
             Some(connection)
         }
         Ok(Ended::Closed) => None,
-        Ok(Ended::Failed(socket)) => {
+        Ok(Ended::Failed { socket, is_answered }) => {
             count(&counts.failed);
             // The client could lose the alert, or the answer, if bytes of it are unread.
-            if let Some(socket) = socket {
+            if is_answered {
                 linger(Connection::Plain(socket)).await;
             }
             None
@@ -61,8 +64,11 @@ enum Ended {
     Completed(Connection),
     /// The client closed the connection before it sent anything.
     Closed,
-    /// The client got an alert or an answer.
-    Failed(Option<TcpStream>),
+    /// The client got an alert or an answer, or what it sent was neither TLS nor HTTP.
+    Failed {
+        socket: TcpStream,
+        is_answered: bool,
+    },
 }
 
 async fn handshake(app: &App, tls: &TlsAcceptor, socket: TcpStream, ip: IpAddr) -> Ended {
@@ -80,7 +86,7 @@ async fn handshake(app: &App, tls: &TlsAcceptor, socket: TcpStream, ip: IpAddr) 
         Ok(stream) => Ended::Completed(Connection::Tls(Box::new(stream))),
         Err((error, socket)) => {
             tracing::debug!(%error, %ip, "a TLS handshake failed");
-            Ended::Failed(Some(socket))
+            Ended::Failed { socket, is_answered: true }
         }
     }
 }
@@ -97,13 +103,9 @@ async fn turn(tls: &TlsAcceptor, caller: &CallerId) -> Held {
 
 /// Answers a client that sends plain HTTP; any other client learns nothing.
 async fn refuse_plain(app: &App, mut socket: TcpStream, first: u8) -> Ended {
-    if first.is_ascii_uppercase() {
-        let response = plain_http_response(app);
-        if socket.write_all(&response).await.is_ok() {
-            return Ended::Failed(Some(socket));
-        }
-    }
-    Ended::Failed(None)
+    let is_answered =
+        first.is_ascii_uppercase() && socket.write_all(&plain_http_response(app)).await.is_ok();
+    Ended::Failed { socket, is_answered }
 }
 
 fn count(count: &AtomicU64) {
