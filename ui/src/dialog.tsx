@@ -27,7 +27,7 @@ export function Confirm({ title, children, confirm, danger, action, withToken, r
   useLayoutEffect(() => {
     const element = dialog.current;
     element?.showModal();
-    // Before the element leaves the page, for then the focus would be lost first and given back later.
+    // A dialog that is closed before it leaves the page gives the focus back at once.
     return () => element?.close();
   }, []);
   const submit = async (event: Event) => {

@@ -1,7 +1,7 @@
 // Where the focus goes when the element that has it leaves a view, such as a banner or the row of a key:
 // to the nearest element around it that can have the focus and stays, or to the heading. A browser
-// moves it to the top of the page. What is around a modal question is what is around the element that
-// asked it. A heading that takes the focus has tabIndex -1.
+// moves it to the top of the page. A modal question counts as a part of the element that opened it. A
+// heading that takes the focus has tabIndex -1.
 import { type RefObject } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 

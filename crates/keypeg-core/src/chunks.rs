@@ -1,5 +1,5 @@
 //! A vector that grows in chunks: pushing never moves existing items, so growing to ten million
-//! items never stops the server, and popping frees memory, except for a small last chunk. Knows
+//! items never stops the server, and popping frees memory. An empty vector keeps a small chunk. Knows
 //! nothing of keys.
 
 use crate::heap::allocated;
@@ -12,8 +12,8 @@ const CHUNK: usize = 1 << SHIFT;
 const MASK: usize = CHUNK - 1;
 /// Room for items in a first chunk, which doubles up to [`CHUNK`].
 const FIRST_ROOM: usize = 4;
-/// Bytes of items for which an empty vector keeps its chunk: one that has no item and then a few
-/// again, such as the available keys of a busy pool, would allocate each time.
+/// The most bytes of a chunk that an empty vector keeps. The available keys of a busy pool are often
+/// none and then one: that must not allocate memory each time.
 const KEPT_MAX: usize = 1_024;
 
 /// A vector of `T` in chunks, indexed by `I`; every chunk but the last is full.
@@ -137,9 +137,9 @@ impl<I: ItemIndex, T> Chunks<I, T> {
     }
 }
 
-/// Returns whether a vector keeps this chunk when it is empty: only a first chunk has so little room.
+/// Returns whether an empty vector keeps this chunk. Only a first chunk has so little room.
 fn is_kept<T>(chunk: &Vec<T>) -> bool {
-    chunk.capacity() < CHUNK && chunk.capacity() * size_of::<T>() <= KEPT_MAX
+    chunk.capacity() * size_of::<T>() <= KEPT_MAX
 }
 
 fn chunk_bytes<T>(chunk: &Vec<T>) -> usize {
