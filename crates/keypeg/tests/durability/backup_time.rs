@@ -4,8 +4,13 @@ use crate::support::{Client, Server, TempDir, eventually};
 use serde_json::json;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 const NAME: &str = "keypeg_backup_last_success_timestamp_seconds ";
+
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
 
 fn last_backup(client: &mut Client) -> u64 {
     let text = client.ask("GET /metrics").body;
@@ -27,13 +32,16 @@ fn a_complete_backup_sets_the_time_and_one_whose_client_leaves_does_not() {
         });
     }
     assert_eq!(last_backup(client), 0);
-    let leave_half_way = || {
-        let mut stream = TcpStream::connect(server.addr()).unwrap();
-        stream.write_all(b"GET /v1/backup HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
-        stream.read_exact(&mut [0; 100]).unwrap();
-    };
-    leave_half_way();
     // The server accepts the next backup when it has ended the one before.
+    let leave_half_way = || {
+        eventually("the one before has ended", || {
+            let mut stream = TcpStream::connect(server.addr()).unwrap();
+            stream.write_all(b"GET /v1/backup HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+            let mut begin = [0; 100];
+            stream.read_exact(&mut begin).unwrap();
+            begin.starts_with(b"HTTP/1.1 200").then_some(())
+        });
+    };
     let complete = || {
         eventually("the one before has ended", || {
             let mut stream = TcpStream::connect(server.addr()).unwrap();
@@ -44,14 +52,20 @@ fn a_complete_backup_sets_the_time_and_one_whose_client_leaves_does_not() {
             answer.starts_with(b"HTTP/1.1 200").then_some(answer.len())
         })
     };
-    assert_eq!(last_backup(client), 0, "its client has left");
+    leave_half_way();
+    leave_half_way();
+    assert_eq!(last_backup(client), 0, "the client of the first one has left");
     assert_eq!(client.ask("HEAD /v1/backup").status, 200);
     assert_eq!(last_backup(client), 0, "no backup was sent");
+    let began_s = now_s();
     assert!(complete() > 4 << 20);
     let first = last_backup(client);
-    assert!(first > 1_700_000_000, "{first}");
+    assert!((began_s..=now_s()).contains(&first), "{first}");
+    // A time that a later backup sets is a later second.
+    eventually("the next second", || (now_s() > first).then_some(()));
     leave_half_way();
-    assert_eq!(last_backup(client), first);
+    leave_half_way();
+    assert_eq!(last_backup(client), first, "the client of the first one has left");
 }
 
 #[test]
