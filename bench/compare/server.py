@@ -57,18 +57,15 @@ class Server:
         return measure.resident(self.pid)
 
     def cpu_ticks(self, prefixes=None):
-        """Returns ticks of processor time of the server and its child (under strace), or only of threads with such a
-        prefix of their names."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        ticks = 0
-        for pid in [self.pid, *children]:
-            for stat in (Path(f"/proc/{pid}").glob("task/*/stat") if prefixes else [Path(f"/proc/{pid}/stat")]):
-                try:
-                    name, fields = stat.read_text().split("(", 1)[1].rsplit(")", 1)
-                except OSError:
-                    continue
-                if prefixes is None or name.startswith(prefixes):
-                    ticks += sum(int(word) for word in fields.split()[11:13])
+        """Returns ticks of processor time of the server, or only of threads with such a prefix of their names."""
+        process, ticks = Path(f"/proc/{self.pid}"), 0
+        for stat in process.glob("task/*/stat") if prefixes else [process / "stat"]:
+            try:
+                name, fields = stat.read_text().split("(", 1)[1].rsplit(")", 1)
+            except OSError:
+                continue
+            if prefixes is None or name.startswith(prefixes):
+                ticks += sum(int(word) for word in fields.split()[11:13])
         return ticks
 
     def stop(self):
