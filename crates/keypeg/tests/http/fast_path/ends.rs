@@ -272,7 +272,8 @@ fn a_server_that_stops_answers_requests_that_have_begun() {
 }
 
 /// A server stops while requests are pipelined: every answer that arrives is complete, the last one
-/// has `Connection: close`, and the server begins none of the remaining requests.
+/// has `Connection: close`, and the server begins none of the remaining requests. Hyper ends a
+/// connection without a word if it has answered all that it has read, as with any idle connection.
 #[test]
 fn a_server_that_stops_truncates_no_answer() {
     const PIPELINED: usize = 2_000;
@@ -302,8 +303,9 @@ fn a_server_that_stops_truncates_no_answer() {
             assert!(whole >= answers, "{via:?}: {whole} of {answers}");
             let closes = text.matches("connection: close\r\n").count();
             assert!(closes <= 1, "{via:?}: {answers}, {closes}");
+            let is_hyper = matches!(via, Via::HyperSecond | Via::HyperByHeader);
             assert!(
-                [0, PIPELINED].contains(&answers) || closes == 1,
+                is_hyper || [0, PIPELINED].contains(&answers) || closes == 1,
                 "{via:?}: {answers}, {closes}"
             );
             close_counts[index] += closes;
