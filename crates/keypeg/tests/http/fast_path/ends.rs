@@ -273,11 +273,12 @@ fn a_server_that_stops_answers_requests_that_have_begun() {
 
 /// A server stops while requests are pipelined: every answer that arrives is complete, the last one
 /// has `Connection: close`, and the server begins none of the remaining requests. Hyper ends a
-/// connection without a word if it has answered all that it has read, as with any idle connection.
+/// connection without that header if it has answered all that it has read, as it ends any idle
+/// connection. A stop rarely meets it then, so the test allows it once.
 #[test]
 fn a_server_that_stops_truncates_no_answer() {
     const PIPELINED: usize = 2_000;
-    let mut close_counts = [0; Via::ALL.len()];
+    let (mut close_counts, mut silent_counts) = ([0; Via::ALL.len()], [0; Via::ALL.len()]);
     // At least four rounds, until a stop has met each kind of connection between two answers.
     for round in 0..40 {
         if round >= 4 && close_counts.iter().all(|count| *count > 0) {
@@ -303,10 +304,12 @@ fn a_server_that_stops_truncates_no_answer() {
             assert!(whole >= answers, "{via:?}: {whole} of {answers}");
             let closes = text.matches("connection: close\r\n").count();
             assert!(closes <= 1, "{via:?}: {answers}, {closes}");
+            let is_silent = closes == 0 && ![0, PIPELINED].contains(&answers);
+            silent_counts[index] += usize::from(is_silent);
             let is_hyper = matches!(via, Via::HyperSecond | Via::HyperByHeader);
             assert!(
-                is_hyper || [0, PIPELINED].contains(&answers) || closes == 1,
-                "{via:?}: {answers}, {closes}"
+                silent_counts[index] <= usize::from(is_hyper),
+                "{via:?}: {answers}, {silent_counts:?}"
             );
             close_counts[index] += closes;
             assert_eq!(eventually("the server ends", || server.ended()).code(), Some(0));
